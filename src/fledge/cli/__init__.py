@@ -1,0 +1,1 @@
+"""The command line: `fledge raise`, one command per stage, `chat` and `generate`."""

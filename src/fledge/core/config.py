@@ -1,0 +1,106 @@
+"""Typed configuration ⇄ YAML ⇄ `a.b=c`.
+
+A config is a frozen pydantic model that stands beside the code it configures. A key that does not exist is an
+error that suggests the right one. There is no global config and no inheritance between files.
+"""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from fledge.core.errors import FledgeError
+
+
+class Config(BaseModel):
+    """A frozen config that refuses unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+C = TypeVar("C", bound=Config)
+
+
+def load_config(cls: type[C], path: Path | None = None, overrides: Sequence[str] = ()) -> C:
+    """The config of a YAML file (or the defaults) with `a.b=c` overrides on top; values are read as YAML.
+
+    Raises FledgeError for a missing or broken file, an unknown key (with the nearest known one) or a bad value.
+    """
+    values: dict[str, Any] = read_yaml(path) if path else {}
+    for override in overrides:
+        set_path(values, override)
+    return make_config(cls, values, where=str(path) if path else "the command line")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping a YAML file holds."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FledgeError(f"config file {path} does not exist", "check the path") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise FledgeError(f"config file {path} cannot be read: {error}", "give a readable UTF-8 YAML file") from None
+    except yaml.YAMLError as error:
+        raise FledgeError(f"{path} is not valid YAML: {' '.join(str(error).split())}", "mend that line") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise FledgeError(f"{path} must hold 'key: value' lines, not a {type(values).__name__}", "see --show-config")
+    return values
+
+
+def set_path(values: dict[str, Any], override: str) -> None:
+    """Sets `a.b=c` in nested dicts, in place."""
+    key, separator, text = override.partition("=")
+    if not separator or not key.strip():
+        raise FledgeError(
+            f"override '{override}' is not of the form key=value", "write e.g. optimizer.learning_rate=0.01"
+        )
+    *parents, last = key.strip().split(".")
+    for parent in parents:
+        child = values.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise FledgeError(f"'{key}': '{parent}' is a value, not a group of settings", "check the key")
+        values = child
+    try:
+        values[last] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        values[last] = text
+
+
+def make_config(cls: type[C], values: Mapping[str, Any], where: str) -> C:
+    """Validates `values` into `cls`; the first problem becomes a FledgeError that names the key and `where`."""
+    try:
+        return cls.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = known_keys(cls, first["loc"][:-1])
+        near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1, cutoff=0.5)
+        remedy = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(known)}"
+        raise FledgeError(f"unknown key '{key}' in {where}", remedy)
+    if first["type"] == "missing":
+        raise FledgeError(f"'{key}' is missing in {where}", f"give it: {key}=…")
+    raise FledgeError(f"'{key}' in {where}: {first['msg']} (got {first['input']!r})", "correct the value")
+
+
+def known_keys(cls: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """The keys of the config group at `location` inside `cls`."""
+    for part in location:
+        field = cls.model_fields.get(str(part))
+        if field is None:
+            continue
+        candidates = (field.annotation, *get_args(field.annotation))
+        nested = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
+        if nested:
+            cls = nested[0]
+    return list(cls.model_fields)
+
+
+def dump_config(config: Config) -> str:
+    """The config as YAML, in field order."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,96 @@
+"""Reads modules written in C, which have no source here, by introspection.
+
+Only modules of the standard library that are known to have no side effect on import are looked at: the `SAFE` list.
+Of text signatures `inspect` cannot read, the first line of the docstring (`range(start, stop[, step])`) is used.
+"""
+
+import importlib
+import inspect
+import re
+import sys
+from types import ModuleType
+
+from fledge.data.python.modules import Definition, Module
+
+SAFE = (
+    "builtins _abc _asyncio _bisect _bz2 _codecs _collections _contextvars _csv _ctypes _datetime _decimal "
+    "_elementtree _functools _hashlib _heapq _interpchannels _io _json _lsprof _lzma _operator _pickle _posixsubprocess "
+    "_queue _random _signal _socket _sqlite3 _sre _ssl _stat _statistics _string _struct _suggestions _symtable "
+    "_thread _tokenize _tracemalloc _typing _uuid _warnings _weakref _zoneinfo array atexit binascii cmath errno "
+    "faulthandler fcntl gc grp itertools marshal math mmap posix nt pwd pyexpat resource select spwd sys syslog "
+    "termios time unicodedata zlib"
+).split()
+
+# Docstrings written for C code name their own signature first: "dumps(obj) -> bytes" or "range(stop)".
+CALL = re.compile(r"^[\w.]+\((?P<arguments>[^\n]*)\)(?P<result>\s*(->|=|:|--)[^\n]*)?$")
+
+
+def read_builtin(name: str) -> Module | None:
+    """What the C module `name` holds, or None if it is not on the safe list, absent, or has Python source."""
+    if name not in SAFE or name not in sys.stdlib_module_names:
+        return None
+    try:
+        live = importlib.import_module(name)
+    except ImportError:
+        return None
+    module = Module(name, docstring=clean(live.__doc__))
+    for attribute, value in sorted(vars(live).items()):
+        module.identifiers.add(attribute)
+        if isinstance(value, ModuleType):
+            continue
+        module.assigned.add(attribute)
+        if callable(value):
+            module.definitions[attribute] = introspect(attribute, value, method=False)
+            if isinstance(value, type):
+                module.identifiers.update(vars(value))
+    return module
+
+
+def introspect(name: str, value: object, *, method: bool) -> Definition:
+    """The definition of a live C function, method or class (with its public methods)."""
+    docstring, signature = split_signature(clean(inspect.getdoc(value) if method else own_docstring(value)))
+    if not isinstance(value, type):
+        kind = "property" if method and not callable(value) else "method" if method else "function"
+        return Definition(name, kind, live_signature(value) or signature, docstring)
+    members = tuple(
+        introspect(f"{name}.{attribute}", member, method=True)
+        for attribute, member in sorted(vars(value).items())
+        if not attribute.startswith("_") and not isinstance(member, type)
+    )
+    bases = tuple(base.__name__ for base in value.__bases__ if base is not object)
+    return Definition(name, "class", live_signature(value) or signature, docstring, bases, members)
+
+
+def own_docstring(value: object) -> str | None:
+    """The docstring of `value` itself, not one it inherits or takes from its type (as `None` or `1` would)."""
+    documented = isinstance(value, type) or inspect.isroutine(value)
+    return value.__doc__ if documented else None
+
+
+def live_signature(value: object) -> str:
+    """`(obj, /, *, key=None)` as the C code declares it, without `self`; "" where it declares none."""
+    try:
+        text = str(inspect.signature(value))  # type: ignore[arg-type]
+    except (ValueError, TypeError):
+        return ""
+    return re.sub(r"^\((\$?self|cls|type)(, /)?(, )?", "(", text)
+
+
+def split_signature(docstring: str) -> tuple[str, str]:
+    """(docstring without the signature lines it opens with, the first such signature)."""
+    lines = docstring.split("\n")
+    signature = ""
+    while lines and (call := CALL.match(lines[0].strip())):
+        if result := (call["result"] or "").strip():
+            if result.startswith(("--", ":", "=")) and len(result) > 3:
+                lines[0] = result.lstrip("-:= ")
+                signature = signature or f"({call['arguments']})"
+                break
+        signature = signature or f"({call['arguments']})"
+        lines.pop(0)
+    return "\n".join(lines).strip(), signature
+
+
+def clean(text: str | None) -> str:
+    """A docstring, dedented; "" for none."""
+    return inspect.cleandoc(text).strip() if isinstance(text, str) else ""

@@ -1,0 +1,131 @@
+"""What the documentation says about each public name: the facts an assistant for Python is taught and asked.
+
+A fact is a name and the first sentence of its docstring, as one clean line. Left out, because no one could answer or
+judge them: empty and overlong summaries, those several names share, and dunder boilerplate.
+"""
+
+import re
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from fledge.data.python.installation import Found, Installation
+
+# Well-known modules first: a smaller assistant learns the part of Python that people ask about.
+POPULAR = (
+    "builtins json os re math itertools functools collections os.path pathlib random statistics string textwrap shutil "
+    "subprocess datetime time operator copy glob fnmatch tempfile csv pickle struct heapq bisect hashlib hmac secrets "
+    "base64 binascii uuid urllib.parse urllib.request threading queue asyncio concurrent.futures contextlib abc typing "
+    "dataclasses enum inspect types sys logging argparse configparser getpass platform socket ssl select signal zlib "
+    "gzip bz2 lzma zipfile tarfile sqlite3 decimal fractions cmath array calendar locale unicodedata difflib html "
+    "html.parser xml.etree.ElementTree http.client http.server http.cookies smtplib email.message email.utils "
+    "mimetypes traceback warnings unittest unittest.mock doctest pdb timeit cProfile pstats ast tokenize dis importlib "
+    "importlib.util importlib.metadata pkgutil weakref gc io codecs pprint reprlib shelve dbm shlex stat filecmp "
+    "fileinput linecache collections.abc multiprocessing sched ipaddress webbrowser getopt cmd code keyword token "
+    "numbers graphlib zoneinfo selectors socketserver errno tracemalloc faulthandler marshal mmap"
+).split()
+
+# Modules that are platform details, data tables or on their way out.
+OBSCURE = re.compile(
+    r"(genericpath|ntpath|nturl2path|sre_\w+|opcode|posix|nt|encodings|distutils|msilib|msvcrt|winreg|winsound|xdrlib"
+    r"|ctypes\.(macholib|wintypes)|multiprocessing\.dummy|pyexpat|symbol|parser|imp|asyncore|asynchat|smtpd)(\.|$)"
+    r"|asyncio\.(windows|proactor)|multiprocessing\.(popen|resource|spawn|forkserver)"
+)
+
+# Classes whose methods people know by name.
+WITH_METHODS = (
+    "str list dict set int float bytes collections.Counter collections.deque pathlib.Path datetime.datetime "
+    "datetime.date datetime.timedelta threading.Thread threading.Event subprocess.Popen argparse.ArgumentParser "
+    "logging.Logger zipfile.ZipFile tarfile.TarFile decimal.Decimal fractions.Fraction configparser.ConfigParser "
+    "string.Template queue.Queue inspect.Signature"
+).split()
+
+BOILERPLATE = re.compile(
+    r"^(See |Same as |Like |Return (self|key|value)\W|Initialize self|Helper for|Abstract base class for|Deprecated"
+    r"|Create and return a new|This (method|function|class|is) |Overrid|Override|Implement|Constructor|Internal|TBD|XXX"
+    r"|Alias |Synonym|Usage|Equivalent to |Inherit|Simple wrapper|Undocumented|Not implemented)",
+    re.IGNORECASE,
+)
+LONGEST = 20  # words
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """A documented public name and its fact. `module` is where people find it; `name` is how they write it."""
+
+    name: str
+    module: str
+    kind: str
+    signature: str
+    summary: str
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def documented_names(installation: Installation, limit: int | None = None) -> list[Name]:
+    """Facts with distinct summaries, well-known modules first, at most `limit` of them; deterministic."""
+    names = []
+    for (dotted, module), found in public_definitions(installation).items():
+        definition = found.definition
+        names.append(Name(dotted, module, definition.kind, definition.signature, summarise(definition.docstring)))
+    shared = Counter(normal(name.summary) for name in names)
+    names = [name for name in names if name.summary and shared[normal(name.summary)] == 1]
+    return names[:limit]
+
+
+def public_definitions(installation: Installation) -> dict[tuple[str, str], Found]:
+    """Each public definition once, under the first (dotted name, module) it is known by, in order of renown."""
+    known: dict[tuple[str, str], Found] = {}
+    seen: set[str] = set()
+    for module in ordered_modules(installation):
+        prefix = "" if module == "builtins" else f"{module}."
+        for name in sorted(installation.public_names(module)):
+            found = installation.find(module, name)
+            if name.startswith("_") or found is None or found.identity in seen:
+                continue
+            seen.add(found.identity)
+            known[prefix + name, module] = found
+            if prefix + name in WITH_METHODS or (installation.package and found.definition.kind == "class"):
+                for member in found.definition.members:
+                    if not (attribute := member.name.rpartition(".")[2]).startswith("_"):
+                        known[f"{prefix}{name}.{attribute}", module] = Found(found.home, member)
+    return known
+
+
+def ordered_modules(installation: Installation) -> list[str]:
+    """The public modules: the popular ones in their order, then the others, the less nested first."""
+    rank = {module: index for index, module in enumerate(POPULAR)}
+    public = [module for module in installation.public_modules() if not OBSCURE.match(module)]
+    return sorted(public, key=lambda module: (rank.get(module, len(rank)), module.count("."), module))
+
+
+def summarise(docstring: str) -> str:
+    """The first sentence of a docstring as one line of plain text that ends in a period; "" if it gives none."""
+    paragraph = re.split(r"\n\s*(?:\n|>>>|[-=~*]{3,}|:param|@param|Args:|Returns:)", docstring, maxsplit=1)[0]
+    text = plain(paragraph)
+    text = re.split(r"(?<=[a-z0-9)\]'\"])[.!?:;]\s+(?=[A-Z`'\"(<-])", text, maxsplit=1)[0].strip().rstrip(".:;,-! ")
+    if len(text.split()) > LONGEST:
+        text = re.sub(r"\s*\([^()]*\)", "", text)
+    if not 3 <= len(text.split()) <= LONGEST or BOILERPLATE.match(text) or not whole(text):
+        return ""
+    return f"{text[0].upper()}{text[1:]}." if text.split()[0].islower() else f"{text}."
+
+
+def plain(text: str) -> str:
+    """`text` on one line, without reST and Markdown marks."""
+    text = re.sub(r":[a-z:]+:`~?([^`<]+)(?:<[^`]*>)?`", r"\1", text)
+    text = re.sub(r"``?([^`]+)``?'?", r"\1", text)
+    text = re.sub(r"(?<![\w*])\*{1,2}(\w[^*\n]*?)\*{1,2}(?![\w*])", r"\1", text)
+    return " ".join(text.split())
+
+
+def whole(text: str) -> bool:
+    """Whether a line reads as a whole statement in plain ASCII: brackets and quotes closed, begun with a word."""
+    balanced = all(text.count(left) == text.count(right) for left, right in ("()", "[]", "{}", "<>")) or "->" in text
+    return text.isascii() and text[0].isalnum() and balanced and text.count('"') % 2 == 0 and "::" not in text
+
+
+def normal(text: str) -> str:
+    """The form in which two texts are the same answer: case, white space and punctuation at word edges ignored."""
+    return " ".join(filter(None, (word.strip("'\"`.,;:!?()[]{}<>*-") for word in text.lower().split())))

@@ -1,0 +1,214 @@
+"""`fledge.load(directory)`: a trained model with its tokenizer, ready to answer, to continue text or to score.
+
+Conversations go through the model's chat template, plain strings are continued as they stand. A directory may also
+be a recipe's run; then its most advanced model is taken. Leaves out serving many users at once.
+
+Shapes: B batch, T time, V vocabulary.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fledge.checkpoint.directory import load_model, read_config
+from fledge.core.device import pick_device, pick_dtype
+from fledge.core.errors import FledgeError
+from fledge.core.nouns import Conversation, Message
+from fledge.generate.engine import Completion, Engine, Request
+from fledge.generate.packed import packed
+from fledge.generate.sampling import Sampling
+from fledge.model.config import ModelConfig
+from fledge.model.heads import LanguageModel, ScalarModel
+from fledge.text.template import render
+from fledge.text.tokenizer import Tokenizer
+
+STEPS = ("ppo", "sft", "pretrain")  # a recipe's models one can talk to, the most advanced first
+ANSWER = 256  # tokens an answer may have if nobody says otherwise
+
+Prompt = str | Sequence[Message | Mapping[str, str]] | Conversation
+
+
+def find_model(path: Path) -> Path:
+    """The model directory that `path` means: itself, or the most advanced model of the run it holds."""
+    if (path / "config.json").is_file():
+        return path
+    for step in STEPS:
+        if (path / step / "config.json").is_file():
+            return path / step
+    if not path.is_dir():
+        raise FledgeError(f"{path} does not exist", "give a model directory or the run directory of a recipe")
+    raise FledgeError(
+        f"{path} holds no model: neither config.json nor a finished step {', '.join(STEPS)}",
+        "give a model directory, or finish the run with `fledge raise`",
+    )
+
+
+def load(directory: str | Path, *, device: str = "auto", dtype: str = "auto") -> "Assistant":
+    """Load a model or a run directory. `dtype` is what it computes in; `auto` is float32 on a CPU for scores and
+    logits that equal training's, bfloat16 where a GPU is used."""
+    where = find_model(Path(directory))
+    on = pick_device(device)
+    precision = torch.float32 if dtype == "auto" and on.type == "cpu" else pick_dtype(dtype, on)
+    config, extra = read_config(where)
+    model = load_model(where, device=on, dtype=precision).eval().requires_grad_(False)
+    return Assistant(model, Tokenizer.load(where), reward_mean=float(extra.get("reward_mean", 0.0)))
+
+
+@dataclass
+class Assistant:
+    """A model and its tokenizer. A reward model scores; a language model does the rest."""
+
+    model: LanguageModel | ScalarModel
+    tokenizer: Tokenizer
+    reward_mean: float = 0.0
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model's architecture."""
+        return self.model.config
+
+    @torch.inference_mode()
+    def logits(self, ids: Tensor) -> Tensor:
+        """ids: int64 [B, T]. Returns what comes after each position, [B, T, V] float32."""
+        return self._language()(ids.to(self._device())).logits().float()
+
+    def generate(self, prompts: Sequence[Prompt], **options: Any) -> list[str]:
+        """The answers to conversations, or the continuations of strings; options as in `complete`."""
+        return [completion.text for completion in self.complete(prompts, **options)]
+
+    def complete(self, prompts: Sequence[Prompt], **options: Any) -> list[Completion]:
+        """As `generate`, with ids, log-probabilities and why each ended.
+
+        Options: `max_new_tokens` (256, or what fits), `seed` (prompt i draws with seed + i), `stop` (strings),
+        `max_batch`, and the fields of `Sampling`. Raises FledgeError for a prompt longer than the context.
+        """
+        max_batch = options.pop("max_batch", 64)
+        engine = Engine(self._language(), self.tokenizer, max_batch=max_batch)
+        return engine.run([self.request(prompt, i, **options) for i, prompt in enumerate(prompts)])
+
+    def chat(self, messages: Prompt, **options: Any) -> Iterator[str]:
+        """The answer to a conversation, piece by piece; options as in `complete`."""
+        engine = Engine(self._language(), self.tokenizer, max_batch=1)
+        for event in engine.stream([self.request(messages, **options)]):
+            if event.text:
+                yield event.text
+
+    def request(
+        self,
+        prompt: Prompt,
+        index: int = 0,
+        *,
+        max_new_tokens: int | None = None,
+        seed: int = 0,
+        stop: Sequence[str] = (),
+        **sampling: Any,
+    ) -> Request:
+        """The engine's request for a prompt. Without `max_new_tokens`: 256, or what the context leaves."""
+        ids = self.encode(prompt)
+        room = self.config.context - len(ids)
+        if room < 1:
+            raise FledgeError(
+                f"the prompt has {len(ids)} tokens, the model's context is {self.config.context} with the answer",
+                "shorten the prompt",
+            )
+        return Request(
+            ids=ids,
+            max_new_tokens=min(ANSWER, room) if max_new_tokens is None else max_new_tokens,
+            sampling=Sampling(**sampling),
+            seed=seed + index,
+            stop_ids=tuple({self.tokenizer.eos_id, self.tokenizer.document_id}),
+            stop=tuple(stop),
+        )
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        """The ids a prompt becomes: a string as it is, a conversation through the template, up to the answer."""
+        if isinstance(prompt, str):
+            return self.tokenizer.encode(prompt) or [self.tokenizer.document_id]
+        return render(self.tokenizer, as_messages(prompt), add_generation_prompt=True).ids
+
+    @torch.inference_mode()
+    def score(self, conversations: Sequence[Prompt], max_batch: int = 32) -> list[float]:
+        """The reward of each conversation's last answer (of plain text as it stands), read at its last token;
+        minus the mean reward of the demonstrations if the model carries one."""
+        if not isinstance(self.model, ScalarModel):
+            raise FledgeError("a language model gives no scores", "load the reward model, e.g. runs/NAME/reward")
+        rows = [self._scored_ids(conversation) for conversation in conversations]
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+        scores = [0.0] * len(rows)
+        for start in range(0, len(rows), max_batch):
+            chosen = order[start : start + max_batch]
+            lengths = torch.tensor([len(rows[i]) for i in chosen])
+            ids = torch.zeros(len(chosen), int(lengths.max()), dtype=torch.long)
+            for row, i in enumerate(chosen):
+                ids[row, : len(rows[i])] = torch.tensor(rows[i])
+            values = self.model(ids.to(self._device())).values
+            last = values[torch.arange(len(chosen)), lengths - 1].float() - self.reward_mean
+            for i, score in zip(chosen, last.tolist()):
+                scores[i] = score
+        return scores
+
+    def _scored_ids(self, conversation: Prompt) -> list[int]:
+        """Up to and with the end of the last turn: what follows it in the template says nothing about it."""
+        if isinstance(conversation, str):
+            ids = self.tokenizer.encode(conversation) or [self.tokenizer.document_id]
+        else:
+            rendered = render(self.tokenizer, as_messages(conversation))
+            ids = rendered.ids[
+                : max((i for i, said in enumerate(rendered.mask) if said), default=len(rendered.ids) - 1) + 1
+            ]
+        if len(ids) > self.config.context:
+            raise FledgeError(
+                f"a conversation has {len(ids)} tokens, the reward model's context is {self.config.context}",
+                "shorten it",
+            )
+        return ids
+
+    def _language(self) -> LanguageModel:
+        if not isinstance(self.model, LanguageModel):
+            raise FledgeError(
+                "a reward model scores answers, it cannot write them", "load the policy, e.g. runs/NAME/ppo"
+            )
+        return self.model
+
+    def _device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+
+def as_messages(prompt: Conversation | Sequence[Message | Mapping[str, str]]) -> list[Message]:
+    """Messages from any of the forms in which people write a conversation."""
+    turns = prompt.messages if isinstance(prompt, Conversation) else prompt
+    messages = []
+    for turn in turns:
+        if isinstance(turn, Message):
+            messages.append(turn)
+        elif isinstance(turn, Mapping) and {"role", "content"} <= turn.keys():
+            messages.append(Message(str(turn["role"]), str(turn["content"])))
+        else:
+            raise FledgeError(f"not a message: {turn!r}", 'write {"role": "user", "content": "…"}')
+    return messages
+
+
+def trim(assistant: Assistant, messages: Sequence[Message], reserve: int) -> tuple[list[Message], int]:
+    """Drop the oldest exchanges until prompt and `reserve` tokens for the answer fit the context.
+
+    System messages and the last message stay. Returns the messages and how many were dropped.
+    Raises FledgeError if even the last message does not fit.
+    """
+    system = [message for message in messages if message.role == "system"]
+    turns = [message for message in messages if message.role != "system"]
+    context = assistant.config.context
+    for dropped in range(len(turns)):
+        if dropped and turns[dropped].role != "user":
+            continue  # an exchange goes as a whole
+        kept = [*system, *turns[dropped:]]
+        if len(assistant.encode(kept)) + reserve <= context:
+            return kept, dropped
+    needed = len(assistant.encode([*system, *turns[-1:]]))
+    raise FledgeError(
+        f"the message takes {needed} tokens; with {reserve} for the answer the context is {context}",
+        "write a shorter message",
+    )

@@ -1,0 +1,181 @@
+"""The language objective: cross-entropy of the next token, and the log-probabilities everything else is made of.
+
+Only supervised positions are projected to the vocabulary, and in chunks: the logits of a batch are never held.
+`next_token` forms its gradient while it reads each chunk (as Liger, arXiv:2410.10989, does), so that nothing is
+computed twice; `token_logprobs`, whose gradient depends on what comes after it, computes each chunk again in the
+backward pass. Both follow autocast. `F.linear_cross_entropy` (torch 2.13) ignores autocast and is half as fast in
+bfloat16 on a CPU, and no faster in float32, so it is not used.
+Left out: label smoothing, z-loss, a bias on the projection.
+
+Shapes: B batch, T time, E width, V vocabulary, N supervised positions.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fledge.objectives.loss import Loss, Projectable
+
+IGNORED = -100
+
+
+def next_token(output: Projectable, batch: dict[str, Tensor]) -> Loss:
+    """Cross-entropy in nats, summed over the positions whose target is not -100.
+
+    batch: targets [B,T]; optionally weights [B,T] ≥ 0 that multiply each position's loss, in which case the count
+    is the sum of the weights.
+    """
+    places, labels = supervised(batch["targets"])
+    weights = batch["weights"].flatten()[places].float() if "weights" in batch else None
+    total = summed_cross_entropy(output.hidden.flatten(0, 1)[places], output.weight, labels, weights)
+    count = weights.sum() if weights is not None else torch.tensor(float(len(labels)), device=total.device)
+    return Loss(total, count)
+
+
+def token_logprobs(output: Projectable, targets: Tensor) -> Tensor:
+    """log p(target) at each position, [B,T]; 0 where the target is -100."""
+    return logprobs_and_entropy(output, targets)[0]
+
+
+@torch.no_grad()
+def token_entropy(output: Projectable, targets: Tensor) -> Tensor:
+    """Entropy in nats of the prediction at each position with a target, [B,T]; 0 where the target is -100."""
+    return logprobs_and_entropy(output, targets)[1]
+
+
+def logprobs_and_entropy(output: Projectable, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """log p(target) [B,T] with gradient, and the entropy in nats [B,T] without; both 0 where the target is -100."""
+    places, labels = supervised(targets)
+    hidden = output.hidden.flatten(0, 1)[places]
+    logprobs, entropy = _TokenLogprobs.apply(hidden, output.weight, labels, compute_dtype(hidden))
+    blank = torch.zeros(targets.numel(), dtype=logprobs.dtype, device=logprobs.device)
+    return (
+        blank.index_put((places,), logprobs).view(targets.shape),
+        blank.index_put((places,), entropy).view(targets.shape),
+    )
+
+
+def bits_per_byte(nats: float, count_of_bytes: int) -> float:
+    """Summed cross-entropy of a text in nats → bits per byte of the text: comparable across tokenizers."""
+    return nats / (math.log(2) * count_of_bytes)
+
+
+def supervised(targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Flat indices into [B·T] of the positions with a target, and their targets: both [N]."""
+    flat = targets.flatten()
+    places = (flat != IGNORED).nonzero()[:, 0]
+    return places, flat[places]
+
+
+def compute_dtype(hidden: Tensor) -> torch.dtype:
+    """The precision that a matrix product with `hidden` has here: autocast's, or its own."""
+    kind = hidden.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+
+
+def rows_per_chunk(vocabulary: int, device: torch.device) -> int:
+    """Positions projected at once: logits that fit a CPU's cache, or that fill a GPU without filling its memory."""
+    budget = 2**21 if device.type == "cpu" else 2**26
+    return max(16, budget // vocabulary)
+
+
+def summed_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor, scale: Tensor | None) -> Tensor:
+    """Σ scale·(-log softmax(hidden·weightᵀ)[label]): hidden [N,E], weight [V,E], labels [N], scale [N] or None."""
+    wanted = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
+    total: Tensor = _SummedCrossEntropy.apply(hidden, weight, labels, scale, compute_dtype(hidden), wanted)
+    return total
+
+
+def full(dtype: torch.dtype) -> torch.dtype:
+    """The precision for exponentials and sums: float32 at least."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+class _SummedCrossEntropy(torch.autograd.Function):
+    """The gradient is formed in the forward pass, chunk by chunk, and only scaled in the backward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        labels: Tensor,
+        scale: Tensor | None,
+        dtype: torch.dtype,
+        wanted: bool,
+    ) -> Tensor:
+        x, w = hidden.to(dtype), weight.to(dtype)
+        total = torch.zeros((), dtype=full(dtype), device=x.device)
+        d_hidden = torch.empty_like(hidden) if wanted and ctx.needs_input_grad[0] else None
+        d_weight = torch.zeros_like(weight) if wanted and ctx.needs_input_grad[1] else None
+        rows = rows_per_chunk(len(w), x.device)
+        for start in range(0, len(x), rows):
+            part = slice(start, start + rows)
+            logits, label = (x[part] @ w.T).to(total.dtype), labels[part, None]
+            normaliser = logits.logsumexp(-1, keepdim=True)
+            nats = normaliser - logits.gather(1, label)
+            total += nats.sum() if scale is None else (nats[:, 0] * scale[part]).sum()
+            if d_hidden is None and d_weight is None:
+                continue
+            residual = logits.sub_(normaliser).exp_()
+            residual.scatter_add_(1, label, residual.new_full(label.shape, -1.0))
+            if scale is not None:
+                residual *= scale[part, None]
+            residual = residual.to(dtype)
+            if d_hidden is not None:
+                d_hidden[part] = residual @ w
+            if d_weight is not None:
+                d_weight += residual.T @ x[part]
+        ctx.save_for_backward(d_hidden, d_weight)
+        return total
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        d_hidden, d_weight = ctx.saved_tensors
+        scaled = (None if d is None else d * gradient.to(d.dtype) for d in (d_hidden, d_weight))
+        return (*scaled, None, None, None, None)
+
+
+class _TokenLogprobs(torch.autograd.Function):
+    """The logits of a chunk are computed again in the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        x, w = hidden.to(dtype), weight.to(dtype)
+        logprobs = torch.empty(len(x), dtype=full(dtype), device=x.device)
+        entropy, normalisers = torch.empty_like(logprobs), torch.empty_like(logprobs)
+        rows = rows_per_chunk(len(w), x.device)
+        for start in range(0, len(x), rows):
+            part = slice(start, start + rows)
+            logits = (x[part] @ w.T).to(logprobs.dtype)
+            normaliser = logits.logsumexp(-1)
+            logprobs[part] = logits.gather(1, labels[part, None])[:, 0] - normaliser
+            entropy[part] = normaliser - ((logits - normaliser[:, None]).exp() * logits).sum(-1)
+            normalisers[part] = normaliser
+        ctx.save_for_backward(hidden, weight, labels, normalisers)
+        ctx.dtype = dtype
+        ctx.mark_non_differentiable(entropy)
+        return logprobs, entropy
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, labels, normalisers = ctx.saved_tensors
+        x, w = hidden.to(ctx.dtype), weight.to(ctx.dtype)
+        d_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        d_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        rows = rows_per_chunk(len(w), x.device)
+        for start in range(0, len(x), rows):
+            part = slice(start, start + rows)
+            logits = (x[part] @ w.T).to(normalisers.dtype)
+            residual = logits.sub_(normalisers[part, None]).exp_().mul_(-gradient[part, None])
+            residual.scatter_add_(1, labels[part, None], gradient[part, None])
+            residual = residual.to(ctx.dtype)
+            if d_hidden is not None:
+                d_hidden[part] = residual @ w
+            if d_weight is not None:
+                d_weight += residual.T @ x[part]
+        return d_hidden, d_weight, None, None

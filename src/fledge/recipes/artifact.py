@@ -1,0 +1,111 @@
+"""A step's artifact: a directory that is whole or absent, with a fingerprint of the config and inputs it came from.
+
+A stage works in a hidden directory beside its final place. Interrupted, that directory stays and the same command
+goes on in it; finished, it is renamed into place with `artifact.json` (what made it) and `summary.json` (its figures).
+"""
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fledge.core.config import Config
+from fledge.core.device import environment, peak_memory, reset_peak_memory
+from fledge.core.errors import FledgeError
+from fledge.core.files import disk_errors, fingerprint, install, read_json, write_json, write_text_atomic
+from fledge.core.log import Log
+from fledge.stages import load_stage
+
+
+def outside_inputs(config: Config) -> dict[str, Any]:
+    """Sizes and times of the files and folders outside a run that the config's path fields name."""
+    found = {}
+    for key, value in config:
+        for path in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(path, Path) and path.exists():
+                found[f"{key}:{path}"] = stamp(path)
+    return found
+
+
+def stamp(path: Path) -> list[Any]:
+    """What changes when a file or the files of a folder change; an artifact is known by its fingerprint."""
+    if (path / "artifact.json").is_file():
+        return [read_json(path / "artifact.json")["fingerprint"]]
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    return [(str(f), s.st_size, s.st_mtime_ns) for f in files if f.is_file() for s in [f.stat()]]
+
+
+def finished(directory: Path, mark: str) -> bool:
+    """Whether `directory` holds the whole artifact of fingerprint `mark`."""
+    path = directory / "artifact.json"
+    return path.is_file() and read_json(path)["fingerprint"] == mark
+
+
+def make(stage: str, config: Config, directory: Path, mark: str, log: Log) -> dict[str, Any]:
+    """Runs one stage into `directory` and returns its summary; goes on where an interrupted run of it stopped."""
+    work = directory.with_name(f".{directory.name}.work")
+    with disk_errors(directory):
+        if not (work / "fingerprint").is_file() or (work / "fingerprint").read_text() != mark:
+            shutil.rmtree(work, ignore_errors=True)
+            work.mkdir(parents=True)
+            write_text_atomic(work / "fingerprint", mark)
+        reset_peak_memory()
+        before, started = spent(work), time.monotonic()
+        try:
+            summary = load_stage(stage).run(config, work, Log(work, quiet=log.quiet, console=log.console))
+        finally:
+            seconds = before + time.monotonic() - started
+            write_text_atomic(work / "seconds", f"{seconds:.2f}")
+        write_json(work / "summary.json", summary)
+        artifact = {
+            "step": directory.name,
+            "stage": stage,
+            "fingerprint": mark,
+            "seconds": round(seconds, 2),
+            "peak_memory": peak_memory(),
+            "config": config.model_dump(mode="json"),
+            "environment": environment(),
+        }
+        write_json(work / "artifact.json", artifact)
+        shutil.rmtree(work / "resume", ignore_errors=True)
+        for name in ("fingerprint", "seconds"):
+            (work / name).unlink()
+        install(work, directory)
+    return summary
+
+
+def spent(work: Path) -> float:
+    """Seconds that earlier, interrupted attempts took."""
+    path = work / "seconds"
+    return float(path.read_text()) if path.is_file() else 0.0
+
+
+def mark_of(stage: str, config: Config) -> str:
+    """The fingerprint of a stage run on its own (outside a recipe)."""
+    return fingerprint([stage, config.model_dump(mode="json"), outside_inputs(config)])
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Holds a run directory for this process; a second process is refused with the first one's number."""
+    import fcntl
+
+    with disk_errors(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.pread(descriptor, 32, 0).decode().strip() or "unknown"
+            raise FledgeError(
+                f"{directory} is in use by another fledge (process {owner})", "wait for it, or choose another --out"
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,176 @@
+"""What the whole run is judged by: truth, invention, refusal, preference; bits per byte and calibration.
+
+Every model answers the same held-out questions, sampled alike: documented names in phrasings never trained on, names
+without a demonstration, invented names. Base models are asked by few-shot prompting (arXiv:2005.14165). The reference
+labeller gives the verdicts; preference is measured against one model's answers to the same question, ties counting
+half. Bits per byte and calibration on held-out documents show the alignment tax.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fledge.checkpoint.directory import load_model
+from fledge.core.config import Config
+from fledge.core.device import autocast, pick_device, pick_dtype
+from fledge.core.errors import FledgeError
+from fledge.core.files import read_jsonl, write_json
+from fledge.core.log import Log
+from fledge.core.nouns import messages_of
+from fledge.data.columns import to_documents
+from fledge.data.readers import read
+from fledge.evaluate.labeller import prefer, verdict
+from fledge.evaluate.language import evaluate_language
+from fledge.evaluate.statistics import Estimate, proportion, win_rate
+from fledge.generate.engine import Completion, Engine
+from fledge.generate.sampling import Sampling
+from fledge.stages.asking import ask, ask_base
+from fledge.text.tokenizer import Tokenizer
+
+
+class EvaluateConfig(Config):
+    """`models` by name; those in `base` are prompted few-shot with the first rows of `shots`."""
+
+    models: dict[str, Path]
+    questions: Path
+    documents: Path | None = None
+    base: list[str] = []
+    shots: Path | None = None
+    shot_count: int = 5
+    against: str = "sft"
+    aligned: str = "ppo"
+    larger: str = "base_large"
+    temperature: float = 1.0
+    max_new_tokens: int = 48
+    limit: int = 0
+    samples: int = 24
+    length: int = 256
+    batch: int = 128
+    device: str = "auto"
+    seed: int = 17
+
+
+def evaluate(config: EvaluateConfig, out: Path, log: Log) -> dict[str, Any]:
+    """Writes `evaluation.json` and prints the table."""
+    rows = read_jsonl(config.questions)
+    rows = rows[: config.limit or len(rows)]
+    if not rows:
+        raise FledgeError(f"{config.questions} holds no questions", "run the step that writes it again")
+    documents = to_documents(read(config.documents).rows)[0] if config.documents else []
+    device = pick_device(config.device)
+    precision = autocast(device, pick_dtype("auto", device))
+
+    said: dict[str, list[str]] = {}
+    models: dict[str, dict[str, Any]] = {}
+    reliability: dict[str, Any] = {}
+    parameters: dict[str, int] = {}
+    for name, path in config.models.items():
+        tokenizer, model = Tokenizer.load(path), load_model(path, device=device)
+        parameters[name] = model.config.parameters()
+        said[name] = [c.text.strip() for c in answer(name, model, tokenizer, rows, config, log)]
+        models[name] = {key: value.as_dict() for key, value in figures(rows, said[name]).items()}
+        if documents:
+            with precision:
+                measured = evaluate_language(model, tokenizer, documents, length=config.length)
+            models[name]["bits_per_byte"] = measured.bits_per_byte.as_dict()
+            models[name]["calibration_error"] = measured.calibration_error.as_dict()
+            reliability[name] = measured.reliability
+
+    for name in config.models:
+        if config.against in said:
+            preferred = preference(rows, said[name], said[config.against])
+            models[name][f"preferred_to_{config.against}"] = preferred.as_dict()
+    result: dict[str, Any] = {
+        "models": models,
+        "parameters": parameters,
+        "reliability": reliability,
+        "samples": samples(rows, said, config.samples),
+        "temperature": config.temperature,
+        "seed": config.seed,
+    }
+    if config.aligned in said and config.larger in said:
+        found = preference(rows, said[config.aligned], said[config.larger])
+        result["preferred_to_base_large"] = found.as_dict()
+    write_json(out / "evaluation.json", result)
+    show(models, log)
+    return {"models": models}
+
+
+def answer(
+    name: str, model: Any, tokenizer: Tokenizer, rows: list[dict[str, Any]], config: EvaluateConfig, log: Log
+) -> list[Completion]:
+    """One sampled answer to each question; the same seeds for every model."""
+    engine = Engine(model, tokenizer, max_batch=config.batch)
+    prompts = [messages_of(row["prompt"]) for row in rows]
+    sampling = Sampling(temperature=config.temperature)
+    if name not in config.base:
+        return ask(engine, tokenizer, prompts, sampling, config.max_new_tokens, config.seed, log, name)
+    shots = few_shots(config)
+    return ask_base(engine, tokenizer, shots, prompts, sampling, config.max_new_tokens, config.seed, log, name)
+
+
+def few_shots(config: EvaluateConfig) -> list[tuple[str, str]]:
+    """Questions and answers from the demonstrations: facts, the reverse and one honest decline."""
+    if config.shots is None:
+        raise FledgeError("base models are asked few-shot and there are no shots", "give shots=demonstrations.jsonl")
+    singles = [row["messages"] for row in read_jsonl(config.shots)]
+    pairs = [(m[-2]["content"], m[-1]["content"]) for m in singles if len(m) == 2]
+    declines = [pair for pair in pairs if verdict(pair[1], None, "forward") == "declined"]
+    facts = [pair for pair in pairs if verdict(pair[1], None, "forward") != "declined"]
+    chosen = facts[:: max(1, len(facts) // config.shot_count)][: config.shot_count - 1]
+    return [*chosen[:-1], *declines[:1], *chosen[-1:]]
+
+
+def figures(rows: Sequence[dict[str, Any]], answers: Sequence[str]) -> dict[str, Estimate]:
+    """Shares of verdicts by what was asked."""
+    verdicts = [verdict(text, row["truth"], row["kind"]) for row, text in zip(rows, answers, strict=True)]
+
+    def share(of: str, split: Sequence[str], kind: str = "") -> Estimate:
+        chosen = [v for v, r in zip(verdicts, rows, strict=True) if r["split"] in split and kind in ("", r["kind"])]
+        return proportion(chosen.count(of), len(chosen))
+
+    phrasing = ["held_out_phrasing"]
+    return {
+        "truthful": share("truthful", phrasing),
+        "over_declined": share("declined", phrasing),
+        "hallucinated": share("wrong", ["invented"]),
+        "declined": share("declined", ["invented"]),
+        "forward_truthful": share("truthful", phrasing, "forward"),
+        "reverse_truthful": share("truthful", phrasing, "reverse"),
+        "held_out_names_truthful": share("truthful", ["held_out_name"]),
+        "held_out_names_declined": share("declined", ["held_out_name"]),
+    }
+
+
+def preference(rows: Sequence[dict[str, Any]], ours: Sequence[str], theirs: Sequence[str]) -> Estimate:
+    """How often the labeller prefers `ours`, ties counting half."""
+    return win_rate([prefer(a, b, r["truth"], r["kind"]) for r, a, b in zip(rows, ours, theirs, strict=True)])
+
+
+def samples(rows: list[dict[str, Any]], said: dict[str, list[str]], count: int) -> list[dict[str, Any]]:
+    """Some questions of each split with every model's answer and its verdict."""
+    chosen: list[int] = []
+    for split in dict.fromkeys(row["split"] for row in rows):
+        here = [i for i, row in enumerate(rows) if row["split"] == split]
+        chosen += here[:: max(1, len(here) // max(1, count // 3))][: max(1, count // 3)]
+    return [
+        {
+            **{key: rows[i][key] for key in ("prompt", "split", "truth", "kind", "name")},
+            "answers": {name: texts[i] for name, texts in said.items()},
+            "verdicts": {name: verdict(t[i], rows[i]["truth"], rows[i]["kind"]) for name, t in said.items()},
+        }
+        for i in chosen
+    ]
+
+
+def show(models: dict[str, dict[str, Any]], log: Log) -> None:
+    """The table of the run."""
+    keys = [key for key in next(iter(models.values())) if key not in ("bits_per_byte", "calibration_error")]
+    table = []
+    for name, found in models.items():
+        cells = [f"{found[key]['value']:.1%}" if key in found else "" for key in keys]
+        table.append(
+            [name, *cells, *(f"{found[k]['value']:.3f}" for k in ("bits_per_byte", "calibration_error") if k in found)]
+        )
+    extra = ["bits/byte", "ECE"] if "bits_per_byte" in next(iter(models.values())) else []
+    log.table("evaluation", ["model", *(key.replace("_", " ") for key in keys), *extra], table)

@@ -1,0 +1,141 @@
+"""Preflight: what must hold before a stage spends time. Each check refuses with the reason and the remedy.
+
+The mistakes are those that users of other tools lose days to: silence where nothing is supervised, labels truncated
+away, evaluation text in the training data, a reward read at the wrong place.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from fledge.core.device import free_memory
+from fledge.core.errors import FledgeError
+from fledge.core.log import Log
+from fledge.core.nouns import Message
+from fledge.data.packing import Example
+from fledge.text.template import render
+from fledge.text.tokenizer import Tokenizer
+
+
+def check_tokenizer(tokenizer: Tokenizer) -> None:
+    """End-of-turn, pad and document marks must exist and differ; the template must mark what the assistant says."""
+    if tokenizer.pad_id == tokenizer.eos_id:
+        raise FledgeError(
+            "the pad token is the end-of-turn token: its loss would be masked and the model would never stop",
+            "give the tokenizer a pad token of its own",
+        )
+    said = render(tokenizer, [Message("user", "ping"), Message("assistant", "pong")])
+    if not any(said.mask):
+        raise FledgeError(
+            "the chat template marks nothing as the assistant's: training on it would learn nothing",
+            "put {% generation %} … {% endgeneration %} around the assistant's turn in chat_template.jinja",
+        )
+    if tokenizer.eos_id not in [i for i, m in zip(said.ids, said.mask, strict=True) if m]:
+        raise FledgeError(
+            "the end-of-turn token is not inside the template's {% generation %} block: the model would never stop",
+            "move the end-of-turn token before {% endgeneration %}",
+        )
+    prompt = render(tokenizer, [Message("user", "ping")], add_generation_prompt=True).ids
+    if said.ids[: len(prompt)] != prompt:
+        raise FledgeError(
+            "the chat template renders a prompt for generation differently from the same prompt in training",
+            "make the add_generation_prompt branch equal to the start of an assistant turn",
+        )
+
+
+def check_examples(examples: Sequence[Example], length: int, drop_long: bool, what: str, log: Log) -> list[Example]:
+    """The examples that fit into `length` tokens; refuses unsupervised ones, and long ones unless `drop_long`."""
+    if not examples:
+        raise FledgeError(f"there are no {what} to train on", "check the data file and its columns")
+    silent = [i for i, e in enumerate(examples) if not e.mask.any()]
+    if silent:
+        raise FledgeError(
+            f"{len(silent):,} of {len(examples):,} {what} have no supervised token (the first is number {silent[0] + 1})",
+            "every row needs something that the assistant says; remove rows without",
+        )
+    long = [e for e in examples if len(e.ids) > length]
+    if not long:
+        return list(examples)
+    if len(long) == len(examples):
+        raise FledgeError(f"all {len(long):,} {what} are longer than {length} tokens", f"set length={longest(long)}")
+    if not drop_long:
+        raise FledgeError(
+            f"{len(long):,} of {len(examples):,} {what} are longer than {length} tokens (the longest {longest(long):,})",
+            f"set length={longest(long)}, or drop_long=true to leave them out",
+        )
+    log.say(f"[yellow]left out {len(long):,} of {len(examples):,} {what}: longer than {length} tokens[/]")
+    return [e for e in examples if len(e.ids) <= length]
+
+
+def longest(examples: Sequence[Example]) -> int:
+    return max(len(e.ids) for e in examples)
+
+
+def check_marks(examples: Sequence[Example], tokenizer: Tokenizer, what: str) -> None:
+    """A document or turn mark must not be doubled, and supervised text must end with one."""
+    for mark, name in ((tokenizer.document_id, "document mark"), (tokenizer.eos_id, "end-of-turn token")):
+        doubled = [i for i, e in enumerate(examples) if ((e.ids[:-1] == mark) & (e.ids[1:] == mark)).any()]
+        if doubled:
+            raise FledgeError(
+                f"the {name} is doubled in {len(doubled):,} {what} (the first is number {doubled[0] + 1})",
+                "the text was marked already: give the plain text",
+            )
+    ends = (tokenizer.document_id, tokenizer.eos_id)
+    endless = [i for i, e in enumerate(examples) if e.mask.any() and e.ids[np.flatnonzero(e.mask)[-1]] not in ends]
+    if endless:
+        raise FledgeError(
+            f"{len(endless):,} {what} end without an end mark (the first is number {endless[0] + 1})",
+            "the model would never learn to stop: check the chat template",
+        )
+
+
+def check_contamination(train: Iterable[str], evaluation: Iterable[str], what: str) -> None:
+    """Evaluation texts must not occur among the training texts (after case and space are normalised)."""
+    seen = {" ".join(text.lower().split()) for text in train}
+    shared = [text for text in evaluation if " ".join(text.lower().split()) in seen]
+    if shared:
+        raise FledgeError(
+            f"{len(shared):,} {what} are in the training data too, e.g. {shared[0][:60]!r}",
+            "remove them from one side: a result on them would say nothing",
+        )
+
+
+def check_reward_position(ids: Sequence[Sequence[int]], tokenizer: Tokenizer) -> None:
+    """A reward is read at the last token of a sequence, which must be the end of the assistant's turn."""
+    wrong = [i for i, row in enumerate(ids) if row[-1] != tokenizer.eos_id or tokenizer.pad_id in row]
+    if wrong:
+        raise FledgeError(
+            f"{len(wrong):,} sequences do not end with the end-of-turn token, where the reward is read",
+            "render answers with the chat template, without padding",
+        )
+
+
+def check_memory(model: nn.Module, tokens_per_microbatch: int, length: int, copies: int, log: Log) -> int:
+    """An estimate of the bytes that training will take (never below the truth by much); refuses when it cannot fit.
+
+    `copies` counts further frozen models of the same size.
+    """
+    parameter = next(model.parameters())
+    config = model.config
+    count = sum(p.numel() for p in model.parameters())
+    weights = count * 4 * (4 + copies)
+    per_token = config.layers * (34 * config.width + 4 * config.hidden + 5 * config.heads * length) + 2 * 8192
+    needed = weights + 4 * tokens_per_microbatch * per_token
+    free = free_memory(parameter.device)
+    if needed > free:
+        raise FledgeError(
+            f"this would take about {needed / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free",
+            "lower tokens_per_microbatch, length or the model's depth",
+        )
+    log.say(f"[dim]about {needed / 2**30:.1f} GiB of memory; {free / 2**30:.0f} GiB are free[/]")
+    return needed
+
+
+@torch.no_grad()
+def check_finite(model: nn.Module, where: str) -> None:
+    """Weights must be finite numbers before they are trained on or served."""
+    broken = [name for name, p in model.named_parameters() if not torch.isfinite(p).all()]
+    if broken:
+        raise FledgeError(f"{where} holds NaN or infinity in {broken[0]}", "go back to an earlier checkpoint")

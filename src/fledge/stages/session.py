@@ -1,0 +1,181 @@
+"""What every training stage shares around `fit`: sizes in tokens, resume state, stop signals, progress, metrics.
+
+The stage keeps its own cadence: it loops over `session.fit(...)` and evaluates or samples where it likes.
+Resume is bit-identical on one process: weights, optimizer, schedule (a function of the step), data position, RNG.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from fledge.checkpoint.resume import load_state, save_state
+from fledge.core.config import Config
+from fledge.core.device import autocast, pick_device, pick_dtype, rng_state, set_rng_state
+from fledge.core.errors import FledgeError, Stopped
+from fledge.core.log import Log
+from fledge.core.stop import listen_for_stop
+from fledge.objectives import Loss
+from fledge.train.loop import Step, fit
+from fledge.train.optimizers import OptimizerConfig
+from fledge.train.optimizers import build as build_optimizer
+from fledge.train.schedules import warmup_stable_decay
+
+Batch = dict[str, torch.Tensor]
+
+
+class TrainConfig(Config):
+    """What training stages have in common. Sizes are tokens; `tokens_per_microbatch` is what fits in memory."""
+
+    length: int = 256
+    tokens_per_step: int = 8192
+    tokens_per_microbatch: int = 8192
+    optimizer: OptimizerConfig = OptimizerConfig()
+    warmup: float = 0.02
+    decay: float = 0.4
+    clip: float = 1.0
+    save_seconds: float = 60.0
+    log_every: int = 5
+    device: str = "auto"
+    dtype: str = "auto"
+    compile: bool = False
+    seed: int = 0
+
+    @property
+    def microbatches(self) -> int:
+        return max(1, math.ceil(self.tokens_per_step / self.tokens_per_microbatch))
+
+    @property
+    def rows_per_microbatch(self) -> int:
+        return max(1, self.tokens_per_step // (self.length * self.microbatches))
+
+
+class Batches(Protocol):
+    """A stream of steps, each a list of micro-batches, which knows where it is."""
+
+    def __iter__(self) -> Iterator[list[Batch]]: ...
+    def __next__(self) -> list[Batch]: ...
+    def state(self) -> dict[str, Any]: ...
+    def load_state(self, state: dict[str, Any]) -> None: ...
+
+
+class Session:
+    """One training job: `start` is the step it goes on from, `fit` yields the steps that are left."""
+
+    def __init__(
+        self, config: TrainConfig, model: nn.Module, batches: Batches, steps: int, out: Path, log: Log, label: str
+    ) -> None:
+        self.config, self.model, self.batches, self.steps = config, model, batches, steps
+        self.resume_directory, self.log, self.label = out / "resume", log, label
+        self.device = pick_device(config.device)
+        self.dtype = pick_dtype(config.dtype, self.device)
+        self.optimizer = build_optimizer(model, config.optimizer)
+        self.start = self.restore()
+        self.saved_step = self.start
+        self.seconds = 0.0
+        self.waited = 0.0
+        self.tokens = 0
+        self.watched: dict[str, float] = {}
+
+    def fit(self, loss: Callable[[Any, Batch], Loss]) -> Iterator[Step]:
+        """Yields each finished step; saves on the way and when asked to stop (then raises Stopped)."""
+        config = self.config
+        model = torch.compile(self.model, dynamic=False) if config.compile else self.model
+
+        def schedule(step: int) -> float:
+            return warmup_stable_decay(step, self.steps, config.warmup, config.decay)
+
+        saved_at = time.monotonic()
+        with listen_for_stop() as stop, self.log.progress(self.steps, self.label, self.start) as bar:
+            stepping = fit(
+                model, self.batches, loss, self.optimizer, schedule,
+                steps=self.steps, start=self.start, clip=config.clip, dtype=self.dtype,
+            )  # fmt: skip
+            try:
+                for step in stepping:
+                    self.note(step, bar)
+                    yield step
+                    due = time.monotonic() - saved_at > config.save_seconds
+                    if (due or stop.requested) and self.batches_can_save():
+                        self.save(step.number + 1)
+                        saved_at = time.monotonic()
+                    if stop.requested:
+                        raise Stopped(
+                            f"stopped after step {step.number + 1} of {self.steps}; saved up to step {self.saved_step}",
+                            "run the same command again to go on from there",
+                        )
+            except FledgeError as error:
+                if isinstance(error, Stopped):
+                    raise
+                last = f"the last good state is step {self.saved_step} in {self.resume_directory}"
+                raise FledgeError(
+                    f"{error.message}; {last}", error.remedy or "lower optimizer.learning_rate"
+                ) from error
+
+    def note(self, step: Step, bar: Any) -> None:
+        """Progress bar and metrics.jsonl."""
+        self.seconds += step.seconds
+        self.waited += step.waited
+        self.tokens += step.tokens
+        rate = step.tokens / max(step.seconds, 1e-9)
+        bar.update(1, loss=step.loss, tokens_per_second=rate, **self.watched)
+        if step.every(self.config.log_every) or step.number + 1 == self.steps:
+            self.log.metrics(
+                step.number + 1,
+                loss=step.loss,
+                grad_norm=step.grad_norm,
+                learning_rate=step.learning_rate,
+                tokens_per_second=rate,
+                tokens=self.tokens,
+                **step.parts,
+            )
+
+    def batches_can_save(self) -> bool:
+        """Some streams (rollouts) have a position only between iterations."""
+        return getattr(self.batches, "between", True)
+
+    def save(self, step: int) -> None:
+        """Everything that the next attempt needs to go on to the same bits."""
+        state = {
+            "step": step,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "batches": self.batches.state(),
+            "rng": rng_state(),
+        }
+        save_state(self.resume_directory, state, step)
+        self.saved_step = step
+
+    def restore(self) -> int:
+        """Loads the resume state, if there is one, and returns its step."""
+        state = load_state(self.resume_directory)
+        if state is None:
+            return 0
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.batches.load_state(state["batches"])
+        set_rng_state(state["rng"])
+        self.log.rewind(state["step"])
+        self.log.say(f"going on from step {state['step']:,} of {self.steps:,}")
+        return state["step"]
+
+    def summary(self) -> dict[str, Any]:
+        """Speed figures of this attempt."""
+        seconds = max(self.seconds, 1e-9)
+        return {
+            "steps": self.steps,
+            "tokens": self.tokens,
+            "tokens_per_second": self.tokens / seconds,
+            "data_wait_share": self.waited / seconds,
+            "device": str(self.device),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "seed": self.config.seed,
+        }
+
+    def autocast(self) -> Any:
+        """The precision of this session, for evaluation on the way."""
+        return autocast(self.device, self.dtype)

@@ -1,0 +1,1 @@
+"""Text ⇄ tokens: the byte-pair tokenizer and the chat template."""
