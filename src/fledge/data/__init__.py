@@ -1,1 +1,1 @@
-""""""
+"""Rows from files, nouns from rows, curation, packing and batch streams."""

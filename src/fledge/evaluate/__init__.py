@@ -1,1 +1,1 @@
-""""""
+"""Measuring: what the reference labeller says of answers, statistics, language modelling, scores."""

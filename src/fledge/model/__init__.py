@@ -1,1 +1,1 @@
-""""""
+"""One Transformer by axes; no family names here."""

@@ -13,8 +13,8 @@ class Loss(NamedTuple):
     """
 
     sum: Tensor
-    count: Tensor
-    parts: dict[str, tuple[Tensor, Tensor]] = {}  # noqa: RUF012  (never mutated)
+    count: Tensor  # type: ignore[assignment]  # hides tuple.count, which nobody calls
+    parts: dict[str, tuple[Tensor, Tensor]] = {}
 
 
 class Projectable(Protocol):

@@ -8,6 +8,7 @@ learnt by BPE, or where the pipeline does more than split and merge (normalisers
 Byte-level alphabet: GPT-2 (Radford et al. 2019). Merges: arXiv:1508.07909.
 """
 
+import json
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,9 @@ import tiktoken
 from tokenizers import Tokenizer as Backend
 
 GPT2_SPLIT = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+# The split regex gives up on a run of a million blanks. `encode` says so with a ValueError, the faster
+# `encode_ordinary` with a panic, so texts that could hold such a run go through the former.
+LONG = 1 << 19
 
 
 def byte_alphabet() -> dict[str, int]:
@@ -34,19 +38,20 @@ class BytePair:
 
     def encode(self, text: str) -> np.ndarray:
         """Ids [T] int32. Raises ValueError where the split regex exhausts its stack (a megabyte of blanks)."""
-        if self.plain:
+        if self.plain and len(text) < LONG:
             ranks = self.encoding.encode_ordinary(text)
         else:
             ranks = self.encoding.encode(text, allowed_special="all")
         return self.ids[ranks] if ranks else np.empty(0, np.int32)
 
 
-def build(backend: Backend, spec: dict[str, Any]) -> BytePair | None:
-    """The fast encoder of a tokenizer (`spec` is its tokenizer.json), or None where it would not be exact."""
+def build(spec: dict[str, Any]) -> BytePair | None:
+    """The fast encoder of a tokenizer.json, or None where it would not be exact."""
     model = spec["model"]
     pattern = split_pattern(spec.get("pre_tokenizer"))
-    exact = model.get("type") == "BPE" and spec.get("normalizer") is None and pattern is not None
-    if not exact or any(model.get(key) for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix")):
+    if pattern is None or model.get("type") != "BPE" or spec.get("normalizer") is not None:
+        return None
+    if any(model.get(key) for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix")):
         return None
     vocabulary, alphabet = model["vocab"], byte_alphabet()
     if not alphabet.keys() <= vocabulary.keys():
@@ -62,7 +67,8 @@ def build(backend: Backend, spec: dict[str, Any]) -> BytePair | None:
         rank_of[token] = len(ids)
         ranks[bytes(alphabet[character] for character in token)] = len(ids)
         ids.append(vocabulary[token])
-    if any([piece.value for piece in backend.model.tokenize(token)] != [token] for token in rank_of):
+    merging = Backend.from_str(json.dumps(spec | {"model": model | {"ignore_merges": False}})).model
+    if any([piece.value for piece in merging.tokenize(token)] != [token] for token in rank_of):
         return None
     if model.get("ignore_merges") and any(
         token not in rank_of and all(character in alphabet for character in token) for token in vocabulary

@@ -92,10 +92,10 @@ def marked(tokenizer: Tokenizer, messages: Sequence[Message], add_generation_pro
         return compiled(tokenizer.chat_template).render(
             messages=escaped, tools=None, documents=None, add_generation_prompt=add_generation_prompt, **names
         )
-    except jinja2.TemplateError as error:
+    except Exception as error:  # a template is a program: it can fail in any way
         roles = ", ".join(message.role for message in messages) or "none"
         raise FledgeError(
-            f"the chat template refuses this conversation (turns: {roles}): {error.message}",
+            f"the chat template refuses this conversation (turns: {roles}): {error}",
             "change the conversation, or the chat_template.jinja beside tokenizer.json",
         ) from None
 

@@ -20,7 +20,7 @@ from tokenizers import Tokenizer as Backend
 
 from fledge.core.errors import FledgeError
 from fledge.core.files import write_json, write_text_atomic
-from fledge.text.bytepair import build, byte_alphabet
+from fledge.text.bytepair import BytePair, build, byte_alphabet
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>")
 SPLIT = (
@@ -143,8 +143,9 @@ class Tokenizer:
             write_text_atomic(directory / "chat_template.jinja", self.chat_template)
 
     @cached_property
-    def fast(self) -> Any:
-        return build(self.backend, self.spec)
+    def fast(self) -> BytePair | None:
+        """The corpus-speed encoder, or None where it would not be exact."""
+        return build(self.spec)
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text; what spells a special token stays text."""

@@ -1,1 +1,1 @@
-""""""
+"""Training: the one loop, optimizers, schedules, and rollouts for reinforcement learning."""

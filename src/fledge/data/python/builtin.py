@@ -12,22 +12,22 @@ from types import ModuleType
 
 from fledge.data.python.modules import Definition, Module
 
-SAFE = (
-    "builtins _abc _asyncio _bisect _bz2 _codecs _collections _contextvars _csv _ctypes _datetime _decimal "
-    "_elementtree _functools _hashlib _heapq _interpchannels _io _json _lsprof _lzma _operator _pickle _posixsubprocess "
-    "_queue _random _signal _socket _sqlite3 _sre _ssl _stat _statistics _string _struct _suggestions _symtable "
-    "_thread _tokenize _tracemalloc _typing _uuid _warnings _weakref _zoneinfo array atexit binascii cmath errno "
-    "faulthandler fcntl gc grp itertools marshal math mmap posix nt pwd pyexpat resource select spwd sys syslog "
-    "termios time unicodedata zlib"
-).split()
+SAFE = """
+    builtins _abc _asyncio _bisect _bz2 _codecs _collections _contextvars _csv _ctypes _datetime _decimal
+    _elementtree _functools _hashlib _heapq _interpchannels _io _json _lsprof _lzma _operator _pickle
+    _posixsubprocess _queue _random _signal _socket _sqlite3 _sre _ssl _stat _statistics _string _struct
+    _suggestions _symtable _thread _tokenize _tracemalloc _typing _uuid _warnings _weakref _zoneinfo array
+    atexit binascii cmath errno faulthandler fcntl gc grp itertools marshal math mmap posix nt pwd pyexpat
+    resource select spwd sys syslog termios time unicodedata zlib
+"""
 
 # Docstrings written for C code name their own signature first: "dumps(obj) -> bytes" or "range(stop)".
-CALL = re.compile(r"^[\w.]+\((?P<arguments>[^\n]*)\)(?P<result>\s*(->|=|:|--)[^\n]*)?$")
+CALL = re.compile(r"^[\w.]+\((?P<arguments>[^\n]*?)\)(?P<result>\s*(-+>|=|:|--)[^\n]*)?$")
 
 
 def read_builtin(name: str) -> Module | None:
     """What the C module `name` holds, or None if it is not on the safe list, absent, or has Python source."""
-    if name not in SAFE or name not in sys.stdlib_module_names:
+    if name not in SAFE.split() or name not in sys.stdlib_module_names:
         return None
     try:
         live = importlib.import_module(name)
@@ -51,14 +51,14 @@ def introspect(name: str, value: object, *, method: bool) -> Definition:
     docstring, signature = split_signature(clean(inspect.getdoc(value) if method else own_docstring(value)))
     if not isinstance(value, type):
         kind = "property" if method and not callable(value) else "method" if method else "function"
-        return Definition(name, kind, live_signature(value) or signature, docstring)
+        return Definition(name, kind, live_signature(value, method=method) or signature, docstring)
     members = tuple(
         introspect(f"{name}.{attribute}", member, method=True)
         for attribute, member in sorted(vars(value).items())
         if not attribute.startswith("_") and not isinstance(member, type)
     )
     bases = tuple(base.__name__ for base in value.__bases__ if base is not object)
-    return Definition(name, "class", live_signature(value) or signature, docstring, bases, members)
+    return Definition(name, "class", live_signature(value, method=True) or signature, docstring, bases, members)
 
 
 def own_docstring(value: object) -> str | None:
@@ -67,28 +67,32 @@ def own_docstring(value: object) -> str | None:
     return value.__doc__ if documented else None
 
 
-def live_signature(value: object) -> str:
-    """`(obj, /, *, key=None)` as the C code declares it, without `self`; "" where it declares none."""
+def live_signature(value: object, *, method: bool) -> str:
+    """`(obj, /, *, key=None)` as the C code declares it, of a method without `self`; "" where it declares none."""
     try:
         text = str(inspect.signature(value))  # type: ignore[arg-type]
     except (ValueError, TypeError):
         return ""
-    return re.sub(r"^\((\$?self|cls|type)(, /)?(, )?", "(", text)
+    return re.sub(r"^\((\$?self|cls|type)(, /)?(, )?", "(", text) if method else text
 
 
 def split_signature(docstring: str) -> tuple[str, str]:
-    """(docstring without the signature lines it opens with, the first such signature)."""
+    """(docstring without the signature lines it opens with, the first such signature).
+
+    Where that line is all there is, what it says of the result remains: "random() -> x in the interval [0, 1)."
+    """
     lines = docstring.split("\n")
-    signature = ""
+    signature = result = ""
     while lines and (call := CALL.match(lines[0].strip())):
-        if result := (call["result"] or "").strip():
-            if result.startswith(("--", ":", "=")) and len(result) > 3:
-                lines[0] = result.lstrip("-:= ")
-                signature = signature or f"({call['arguments']})"
-                break
         signature = signature or f"({call['arguments']})"
+        result = (call["result"] or "").strip()
         lines.pop(0)
-    return "\n".join(lines).strip(), signature
+        if result.startswith(("--", ":")) and not result.startswith(("-->", "->")):
+            lines.insert(0, result.lstrip("-: "))
+            break
+    rest = "\n".join(lines).strip()
+    result = result.lstrip("->= ")
+    return rest or (f"Return {result}" if len(result.split()) > 2 else ""), signature
 
 
 def clean(text: str | None) -> str:

@@ -117,11 +117,11 @@ class Installation:
         if here.exports is not None and here.exports_are_literal:
             return list(dict.fromkeys(here.exports))
         names = [*(here.exports or []), *here.definitions, *here.aliases]
-        if here.exports is not None:
-            top = module.split(".")[0]
+        top = module.split(".")[0]
+        if here.exports is not None or top == self.package:  # a package's front door gathers its names
             names += [name for name, target in here.imports.items() if target.split(".")[0] == top]
         for star in here.stars:
-            if star in self.modules and (star in SAFE or here.exports is not None):
+            if star in self.modules and (star in SAFE.split() or here.exports is not None):
                 names += self.public_names(star)
         return sorted({name for name in names if not name.startswith("_")})
 
@@ -159,13 +159,13 @@ def read_installation(package: str | None = None) -> Installation:
 
     Raises FledgeError if the package is not installed or holds no Python source.
     """
-    modules = {name: module for name in SAFE if (module := read_builtin(name))}
+    root_of_package = package_root(package := import_name(package)) if package else Path()
+    modules = {name: module for name in SAFE.split() if (module := read_builtin(name))}
     root = Path(sysconfig.get_path("stdlib"))
     for name in sorted(sys.stdlib_module_names - SKIPPED):
         modules |= read_tree(name, root)
-    if package is not None:
-        package = import_name(package)
-        own = read_tree(package, package_root(package))
+    if package:
+        own = read_tree(package, root_of_package)
         if not own:
             raise FledgeError(f"package '{package}' holds no Python source", "choose a package written in Python")
         modules |= own

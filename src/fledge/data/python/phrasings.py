@@ -1,0 +1,39 @@
+"""The wordings in which names are asked about: those that are taught, and those kept for the evaluation."""
+
+TAUGHT_FORWARD = (
+    "What does {name} do?",
+    "What is {name}?",
+    "Explain {name}.",
+    "Tell me about {name}.",
+    "Describe {name} in one sentence.",
+    "What is {name} for?",
+    "{name}?",
+    "How would you describe {name}?",
+    "Can you explain what {name} does?",
+    "I came across {name}. What is it?",
+)
+HELD_OUT_FORWARD = (
+    "Please summarise {name} for me.",
+    "What should I know about {name}?",
+    "In short, what is the purpose of {name}?",
+)
+TAUGHT_REVERSE = (
+    "Which name is documented as: {summary}",
+    "What is this called? {summary}",
+    'Which Python name is described as "{summary}"?',
+    "Name the one that fits this description: {summary}",
+    "I am looking for this: {summary} What is its name?",
+)
+HELD_OUT_REVERSE = (
+    "Find the name that belongs to this: {summary}",
+    "{summary} Which one is that?",
+)
+FOLLOW_UP = ("And {name}?", "What about {name}?", "And what does {name} do?")
+WHICH_MODULE = ("Which module is it in?", "In which module do I find it?")
+MODULE_ANSWER = "It is in the {module} module."
+SYSTEM = (
+    "You are a helpful assistant for Python programmers.",
+    "Answer in one sentence, from the documentation.",
+    "You know the Python documentation. Say so when you do not know a name.",
+)
+DECLINE = "I don't know that one; I can't find it in the documentation I read."

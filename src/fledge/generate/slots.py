@@ -1,0 +1,150 @@
+"""The live rows of an engine's run: their cache, their last tokens, and the step that gives each its next one.
+
+Rows are compact, [0, live): a row that is freed is filled by one from the end, so every tensor of a step is a plain
+slice. What the rows need at each step is gathered only when they change.
+
+Shapes: N live rows, T prompt length, V vocabulary, R requests, K stop ids, M longest completion.
+"""
+
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from fledge.generate.request import Request
+from fledge.generate.sampling import Settings, sample, settings, uniform
+from fledge.model.cache import Cache
+from fledge.model.heads import LanguageModel
+
+
+class Slots:
+    """`capacity` rows for `requests`, the first `live` in use; `owners[row]` is the index of its request."""
+
+    def __init__(self, model: LanguageModel, requests: Sequence[Request], capacity: int) -> None:
+        weight = next(model.parameters())
+        self.model, self.requests, self.capacity, self.device = model, requests, capacity, weight.device
+        length = max(len(request.ids) + request.max_new_tokens for request in requests)
+        self.cache = Cache(model.config, capacity, length, weight.device, weight.dtype)
+        self.live = 0
+        self.owners: list[int] = []
+
+        # of every request [R, …]
+        self.all_settings = settings([request.sampling for request in requests], weight.device)
+        self.all_seeds = self._tensor([signed(request.seed) for request in requests])
+        self.all_limits = self._tensor([request.max_new_tokens for request in requests])
+        most = max(len(request.stop_ids) for request in requests)
+        self.all_stops = self._tensor([pad(request.stop_ids, most) for request in requests])
+
+        # of every row [capacity, …]
+        longest = max(request.max_new_tokens for request in requests)
+        self.last = torch.zeros(capacity, dtype=torch.int64, device=weight.device)
+        self.position = torch.zeros_like(self.last)  # of `last` in its sequence
+        self.count = torch.zeros_like(self.last)  # tokens drawn
+        self.tokens = torch.zeros(capacity, longest, dtype=torch.int64, device=weight.device)
+        self.logprobs = torch.zeros(capacity, longest, device=weight.device)
+        self.state = [self.last, self.position, self.count, self.tokens, self.logprobs]
+        if self.all_settings.penalised:
+            size = model.config.vocab_size
+            self.seen = torch.zeros(capacity, size, dtype=torch.bool, device=weight.device)
+            self.uses = torch.zeros(capacity, size, device=weight.device)
+            self.state += [self.seen, self.uses]
+        self._gather()
+
+    def prefill(self, new: Sequence[int]) -> Tensor | None:
+        """Let in the requests `new`: run their prompts, right-padded, and draw their first tokens.
+
+        Returns which of them have ended, bool [len(new)], or None if none has.
+        """
+        first, prompts = self.live, [self.requests[index].ids for index in new]
+        longest = max(map(len, prompts))
+        ids = self._tensor([pad(prompt, longest, 0) for prompt in prompts])
+        last = self._tensor([len(prompt) - 1 for prompt in prompts])
+        positions = torch.arange(longest, device=self.device).expand(len(new), -1)
+        self.live += len(new)
+        self.owners += new
+        rows = slice(first, self.live)
+        self.position[rows], self.count[rows] = last, 0
+        self._gather()
+        if self.all_settings.penalised:
+            self.seen[rows], self.uses[rows] = False, 0
+            for row, prompt in enumerate(prompts, first):
+                self.seen[row, self._tensor(prompt)] = True
+        output = self.model(ids, positions, cache=view(self.cache, first, self.live, longest))
+        final = replace(output, hidden=output.hidden[torch.arange(len(new), device=self.device), last])
+        return self._advance(first, final.logits())
+
+    def decode(self) -> Tensor | None:
+        """Give every live row its next token. Returns which have ended, bool [N], or None if none has."""
+        rows = slice(0, self.live)
+        self.view.reach += 1
+        output = self.model(self.last[rows, None], self.position[rows, None], cache=self.view)
+        return self._advance(0, output.logits()[:, 0])
+
+    def free(self, rows: Sequence[int]) -> None:
+        """End these live rows; others move into their places."""
+        if not rows:
+            return
+        self.live -= len(rows)
+        gone = set(rows)
+        holes = [row for row in gone if row < self.live]
+        movers = [row for row in range(self.live, self.live + len(rows)) if row not in gone]
+        if holes:
+            to, source = self._tensor(holes), self._tensor(movers)
+            for values in self.state:
+                values[to] = values[source]
+            for values in (*self.cache.keys, *self.cache.values):
+                values[to, :, : self.view.reach] = values[source, :, : self.view.reach]
+            for hole, mover in zip(holes, movers):
+                self.owners[hole] = self.owners[mover]
+        del self.owners[self.live :]
+        self._gather()
+
+    def _gather(self) -> None:
+        owners = self._tensor(self.owners)
+        longest = int(self.position[: self.live].max()) if self.live else 0
+        self.view = view(self.cache, 0, self.live, longest)
+        self.seeds, self.limits, self.stops = self.all_seeds[owners], self.all_limits[owners], self.all_stops[owners]
+        self.settings: Settings = self.all_settings.rows(owners)
+
+    def _advance(self, first: int, logits: Tensor) -> Tensor | None:
+        """Draw a token for the rows from `first` on. logits: [N - first, V]."""
+        rows = slice(first, self.live)
+        position, count = self.position[rows], self.count[rows]
+        how = self.settings.rows(rows) if first else self.settings
+        seen, uses = (self.seen[rows], self.uses[rows]) if how.penalised else (None, None)
+        position += 1
+        uniforms = position if how.greedy else uniform(self.seeds[rows], position)
+        ids, logprobs = sample(logits, uniforms, how, seen, uses)
+        self.last[rows] = ids
+        self.tokens[rows].scatter_(1, count[:, None], ids[:, None])
+        self.logprobs[rows].scatter_(1, count[:, None], logprobs[:, None])
+        if seen is not None and uses is not None:
+            seen.scatter_(1, ids[:, None], True)
+            uses.scatter_add_(1, ids[:, None], torch.ones_like(uses[:, :1]))
+        count += 1
+        ended = (count >= self.limits[rows]) | (ids[:, None] == self.stops[rows]).any(-1)
+        return ended if bool(ended.any()) else None
+
+    def _tensor(self, values: Sequence[int] | Sequence[list[int]]) -> Tensor:
+        return torch.tensor(values, dtype=torch.int64, device=self.device)
+
+
+def view(cache: Cache, start: int, stop: int, reach: int) -> Cache:
+    """The rows [start, stop) of a cache, sharing its memory."""
+    part = copy(cache)
+    part.keys = [keys[start:stop] for keys in cache.keys]
+    part.values = [values[start:stop] for values in cache.values]
+    part.lengths, part.reach = cache.lengths[start:stop], reach
+    return part
+
+
+def pad(ids: Sequence[int], length: int, value: int = -1) -> list[int]:
+    """`ids` with `value` on the right up to `length`."""
+    return [*ids, *[value] * (length - len(ids))]
+
+
+def signed(seed: int) -> int:
+    """Any integer as an int64."""
+    return (seed + (1 << 63)) % (1 << 64) - (1 << 63)

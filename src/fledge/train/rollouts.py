@@ -1,0 +1,319 @@
+"""Reinforcement learning as an iterator of batches: rolls out with the very model that `fit` is training.
+
+An iteration answers prompts, scores the answers, shapes rewards with the KL penalty to the reference policy, estimates
+advantages, and then yields `epochs` × `minibatches` optimizer steps of packed rows with every column `ppo` reads; rows
+of pretraining text (the ptx term) join each step (arXiv:1707.06347, 2009.01325, 2203.02155).
+
+It has a position only *between* iterations: inside one, the answers belong to weights that are gone. The order of
+prompts and of minibatches follows from (seed, iteration), so a resumed run goes on to the same bits if `sample` is
+deterministic in the iteration.
+
+Shapes: N answers of an iteration, T tokens of the longest one; B, L of packed rows.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fledge.core.config import Config
+from fledge.core.device import autocast
+from fledge.core.errors import FledgeError
+from fledge.data.packing import Batch, Example, Row, collate, pack
+from fledge.objectives.language import IGNORED, logprobs_and_entropy
+from fledge.objectives.policy import AdaptiveKL, advantages, explained_variance, k1, shaped_rewards, whiten
+
+COLUMNS = ("old_logprobs", "advantages", "returns", "old_values")
+
+
+class RolloutConfig(Config):
+    """KL is in nats per answer, summed over its tokens; `kl_target` None keeps the coefficient, `kl_stop` None never
+    stops. `ptx_coefficient`: weight of a pretraining token's mean loss beside the policy's mean loss per token."""
+
+    answers_per_iteration: int = 128
+    epochs: int = 2
+    minibatches: int = 4
+    kl_coefficient: float = 0.05
+    kl_target: float | None = None
+    kl_gain: float = 0.1
+    kl_stop: float | None = None
+    gamma: float = 1.0
+    lam: float = 0.95
+    missing_eos_penalty: float = 1.0
+    ptx_coefficient: float = 0.0
+    logprob_tolerance: float = 0.05
+
+
+class Answer(Protocol):
+    """What `sample` returns for a prompt: token ids (the stop token included), their log-probs, why it ended."""
+
+    @property
+    def ids(self) -> list[int]: ...
+    @property
+    def logprobs(self) -> list[float]: ...
+    @property
+    def finish(self) -> str: ...
+
+
+class Pretraining(Protocol):
+    """The stream that the ptx rows come from: each item is a list of batches."""
+
+    def __next__(self) -> list[Batch]: ...
+    def state(self) -> dict[str, Any]: ...
+    def load_state(self, state: dict[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """What one iteration found before it trained: numbers for the log, and the answers with their scores."""
+
+    index: int
+    numbers: dict[str, float]
+    prompts: list[list[int]]
+    answers: list[list[int]]
+    scores: list[float]
+
+
+class Rollouts:
+    """Yields the micro-batches of each optimizer step; ends when the KL passes `config.kl_stop` (see `.stopped`).
+
+    model: gives `.policy` and `.values` (`ActorCritic`); reference: a language model; prompts: token ids.
+    sample(prompts, iteration) → one answer each; score(prompt + answer ids) → rewards [N].
+    length: tokens of a packed row. dtype: of autocast, the one `fit` trains with. ptx: gives the pretraining rows.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        reference: nn.Module,
+        prompts: Sequence[list[int]],
+        sample: Callable[[list[list[int]], int], Sequence[Answer]],
+        score: Callable[[list[list[int]]], Tensor],
+        config: RolloutConfig,
+        *,
+        length: int,
+        rows_per_microbatch: int,
+        dtype: torch.dtype = torch.float32,
+        seed: int = 0,
+        ptx: Pretraining | None = None,
+    ) -> None:
+        if config.answers_per_iteration < config.minibatches:
+            raise FledgeError(
+                f"{config.answers_per_iteration} answers cannot fill {config.minibatches} minibatches",
+                "raise answers_per_iteration or lower minibatches",
+            )
+        self.model, self.reference, self.prompts = model, reference, prompts
+        self.sample, self.score, self.config = sample, score, config
+        self.length, self.rows_per_microbatch = length, rows_per_microbatch
+        self.dtype, self.seed, self.ptx = dtype, seed, ptx
+        self.index = 0
+        self.kl = AdaptiveKL(config.kl_coefficient, config.kl_target, config.kl_gain)
+        self.pending: list[list[Batch]] = []
+        self.iteration: Iteration | None = None
+        self.stopped = ""
+
+    @property
+    def steps_per_iteration(self) -> int:
+        """Optimizer steps that one iteration feeds."""
+        return self.config.epochs * self.config.minibatches
+
+    @property
+    def between(self) -> bool:
+        """Whether an iteration has just been used up, so that there is a position to save."""
+        return not self.pending
+
+    def __iter__(self) -> Iterator[list[Batch]]:
+        return self
+
+    def __next__(self) -> list[Batch]:
+        if not self.pending and not self.stopped:
+            self.pending = self.roll_out()
+        if not self.pending:
+            raise StopIteration
+        return self.pending.pop(0)
+
+    def roll_out(self) -> list[list[Batch]]:
+        """One iteration: answers, rewards, advantages, and the optimizer steps made of them (none if KL stops it)."""
+        began = time.perf_counter()
+        prompts = self.draw()
+        answers = self.sample(prompts, self.index)
+        sampled = time.perf_counter()
+        sequences = [prompt + answer.ids for prompt, answer in zip(prompts, answers, strict=True)]
+        examples = [example(prompt, answer.ids) for prompt, answer in zip(prompts, answers, strict=True)]
+        self.check_length(examples)
+        scores = self.score(sequences).detach().float().cpu()
+        ended = torch.tensor([answer.finish == "stop" for answer in answers])
+        mask = padded([[1.0] * len(answer.ids) for answer in answers]) > 0
+        logprobs, reference, entropy, values = self.measure(examples, mask)
+        disagreement = self.check_logprobs(answers, logprobs, mask)
+
+        kl = k1(logprobs, reference)
+        kl_per_answer = float((kl * mask).sum(1).mean())
+        rewards = shaped_rewards(
+            scores, kl, mask, ended,
+            kl_coefficient=self.kl.coefficient, missing_eos_penalty=self.config.missing_eos_penalty,
+        )  # fmt: skip
+        advantage, returns = advantages(rewards, values, mask, gamma=self.config.gamma, lam=self.config.lam)
+        columns = dict(zip(COLUMNS, (logprobs, whiten(advantage, mask), returns, values), strict=True))
+
+        tokens = mask.sum()
+        numbers = {
+            "reward": float(scores.mean()),
+            "reward_std": float(scores.std(correction=0)),
+            "kl": kl_per_answer,
+            "kl_coefficient": self.kl.coefficient,
+            "entropy": float((entropy * mask).sum() / tokens),
+            "explained_variance": explained_variance(values, returns, mask),
+            "length": float(tokens / len(answers)),
+            "ended": float(ended.float().mean()),
+            "logprob_disagreement": disagreement,
+            "sample_seconds": sampled - began,
+            "rollout_seconds": time.perf_counter() - began,
+        }
+        self.iteration = Iteration(self.index, numbers, prompts, [list(a.ids) for a in answers], scores.tolist())
+        if self.config.kl_stop is not None and kl_per_answer > self.config.kl_stop:
+            self.stopped = f"KL {kl_per_answer:.3g} nats per answer passed kl_stop={self.config.kl_stop:g}"
+            return []
+        steps = self.optimizer_steps(examples, mask, columns)
+        self.kl.update(kl_per_answer)
+        self.index += 1
+        return steps
+
+    def draw(self) -> list[list[int]]:
+        """The prompts of this iteration: passes over all of them, reshuffled each time."""
+        count = self.config.answers_per_iteration
+        places = range(self.index * count, (self.index + 1) * count)
+        passes = {place // len(self.prompts) for place in places}
+        order = {p: np.random.default_rng([self.seed, 0, p]).permutation(len(self.prompts)) for p in passes}
+        return [list(self.prompts[order[p // len(self.prompts)][p % len(self.prompts)]]) for p in places]
+
+    @torch.no_grad()
+    def measure(self, examples: Sequence[Example], mask: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Log-probs under the policy and under the reference, entropy and values of every answer token: each [N,T]."""
+        device = next(self.model.parameters()).device
+        policy, reference, entropy, values = (torch.zeros(mask.shape) for _ in range(4))
+        for rows in self.microbatches(examples):
+            batch = collate(rows)
+            packed, answer, token = places_of(rows)
+            ids, positions, documents, targets = (
+                batch[name].to(device) for name in ("ids", "positions", "documents", "targets")
+            )
+            with autocast(device, self.dtype):
+                output = self.model(ids, positions, documents)
+                found = (
+                    *logprobs_and_entropy(output.policy, targets),
+                    logprobs_and_entropy(self.reference(ids, positions, documents), targets)[0],
+                    output.values,
+                )
+            for column, table in zip(found, (policy, entropy, reference, values), strict=True):
+                table[answer, token] = column.flatten().float().cpu()[packed]
+        return policy, reference, entropy, values
+
+    def optimizer_steps(
+        self, examples: Sequence[Example], mask: Tensor, columns: dict[str, Tensor]
+    ) -> list[list[Batch]]:
+        """The micro-batches of each of the iteration's steps: answers in a new order every epoch, ptx rows added."""
+        steps = []
+        for epoch in range(self.config.epochs):
+            order = np.random.default_rng([self.seed, 1, self.index, epoch]).permutation(len(examples))
+            for chosen in np.array_split(order, self.config.minibatches):
+                batches = []
+                for rows in self.microbatches([examples[i] for i in chosen]):
+                    batch = without_columns(collate(rows))
+                    packed, answer, token = places_of(rows)
+                    batch["policy_mask"].view(-1)[packed] = True
+                    for name, table in columns.items():
+                        batch[name].view(-1)[packed] = table[torch.as_tensor(chosen)[answer], token]
+                    batches.append(batch)
+                tokens = int(mask[torch.as_tensor(chosen)].sum())
+                steps.append(batches + self.pretraining_rows(tokens))
+        return steps
+
+    def pretraining_rows(self, answer_tokens: int) -> list[Batch]:
+        """The ptx micro-batches of a step with `answer_tokens`; none without a coefficient."""
+        if self.ptx is None or not self.config.ptx_coefficient:
+            return []
+        batches = [without_columns(batch) for batch in next(self.ptx)]
+        tokens = sum(int((batch["targets"] != IGNORED).sum()) for batch in batches)
+        weight = self.config.ptx_coefficient * answer_tokens / max(1, tokens)
+        for batch in batches:
+            batch["ptx_weight"] = (batch["targets"] != IGNORED) * weight
+        return batches
+
+    def microbatches(self, examples: Sequence[Example]) -> list[list[Row]]:
+        """The examples packed into rows, in lists of `rows_per_microbatch`."""
+        rows = pack(examples, self.length, split=False)
+        return [rows[i : i + self.rows_per_microbatch] for i in range(0, len(rows), self.rows_per_microbatch)]
+
+    def check_length(self, examples: Sequence[Example]) -> None:
+        """Refuses answers that do not fit into a row."""
+        longest = max(len(e.ids) for e in examples)
+        if longest > self.length:
+            raise FledgeError(
+                f"a prompt with its answer has {longest} tokens, but a row holds {self.length}",
+                f"set length={longest}, or allow fewer new tokens",
+            )
+
+    def check_logprobs(self, answers: Sequence[Answer], logprobs: Tensor, mask: Tensor) -> float:
+        """Mean |engine - trainer| log-prob per token; refuses to train on answers that another model seems to give."""
+        engine = padded([answer.logprobs for answer in answers])
+        disagreement = float((engine - logprobs).abs()[mask].mean())
+        if not disagreement <= self.config.logprob_tolerance:
+            raise FledgeError(
+                f"rollout and training log-probs disagree by {disagreement:.3g} nats per token "
+                f"(tolerance {self.config.logprob_tolerance:g})",
+                "sample with the very weights that are trained, in the same precision",
+            )
+        return disagreement
+
+    def state(self) -> dict[str, Any]:
+        """The position between two iterations; FledgeError inside one."""
+        if not self.between:
+            raise FledgeError("rollouts have no position inside an iteration", "save when `.between` is true")
+        ptx = {} if self.ptx is None else self.ptx.state()
+        return {"index": self.index, "kl_coefficient": self.kl.coefficient, "stopped": self.stopped, "ptx": ptx}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Goes back to what `state` returned."""
+        self.index, self.stopped, self.pending = state["index"], state["stopped"], []
+        self.kl.coefficient = state["kl_coefficient"]
+        if self.ptx is not None:
+            self.ptx.load_state(state["ptx"])
+
+
+def example(prompt: Sequence[int], answer: Sequence[int]) -> Example:
+    """Prompt and answer as one sequence of which the answer is supervised."""
+    mask = np.zeros(len(prompt) + len(answer), dtype=bool)
+    mask[len(prompt) :] = True
+    return Example(np.array([*prompt, *answer], dtype=np.int32), mask)
+
+
+def padded(sequences: Sequence[Sequence[float]]) -> Tensor:
+    """Sequences of numbers as [N,T], zeros to the right."""
+    return torch.nn.utils.rnn.pad_sequence([torch.tensor(s) for s in sequences], batch_first=True)
+
+
+def places_of(rows: Sequence[Row]) -> tuple[Tensor, Tensor, Tensor]:
+    """Where answers lie in packed rows: flat positions in [B·L] that predict an answer token, which example each
+    belongs to (as numbered by `pack`), and which token of its answer it predicts."""
+    packed, answer, token = [], [], []
+    for index, row in enumerate(rows):
+        targets = np.asarray(row.targets)
+        for number, start, length in row.places:
+            found = start + np.flatnonzero(targets[start : start + length] != IGNORED)
+            packed.append(found + index * len(targets))
+            answer.append(np.full(len(found), number))
+            token.append(np.arange(len(found)))
+    packed_, answer_, token_ = (torch.from_numpy(np.concatenate(x).astype(np.int64)) for x in (packed, answer, token))
+    return packed_, answer_, token_
+
+
+def without_columns(batch: Batch) -> Batch:
+    """The batch with PPO's columns at rest: nothing acted, nothing weighed."""
+    shape = batch["targets"].shape
+    blank = {name: torch.zeros(shape) for name in (*COLUMNS, "ptx_weight")}
+    return {**batch, **blank, "policy_mask": torch.zeros(shape, dtype=torch.bool)}
