@@ -19,7 +19,7 @@ from fledge.data.python.names import Name, documented_names, normal, summarise
 
 FAMOUS = """
     len print dict.get str.join json.dumps os.getcwd os.path.join re.compile math.sqrt random.randint random.random
-    itertools.islice functools.reduce collections.Counter collections.deque pathlib.Path.is_file time.sleep shutil.copy
+    itertools.islice functools.reduce collections.Counter collections.deque pathlib.Path.mkdir time.sleep shutil.copy
     struct.pack copy.deepcopy subprocess.run heapq.heappush socket.create_server operator.add
 """
 

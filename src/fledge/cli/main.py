@@ -14,6 +14,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from fledge.cli.chat import chat
+from fledge.cli.generate import generate
 from fledge.core.errors import FledgeError, Stopped
 from fledge.stages import STAGES
 
@@ -130,9 +132,10 @@ def raise_(
     run = out or Path("runs") / Path(name).stem
     overrides = [*(own_overrides(data) if data else []), *(set_ or [])]
     log = Log(console=console)
-    steps = plan(read_recipe(name), run, scale, overrides)
+    content = read_recipe(name)
+    steps = plan(content, run, scale, overrides)
     if dry_run:
-        show_plan(steps, log)
+        show_plan(steps, content, scale, log)
         return
     run_recipe(steps, run, log)
     made = {step.name for step in steps}
@@ -140,6 +143,10 @@ def raise_(
         log.say(f"\nthe report   [bold]{escape(str(run / 'report' / 'report.html'))}[/]")
     if "pretrain" in made:
         log.say(f"to chat      [bold]fledge chat {escape(str(run))}[/]")
+
+
+app.command("chat")(chat)
+app.command("generate")(generate)
 
 
 def run() -> None:

@@ -55,44 +55,53 @@ class Text:
 
 
 def too_short(t: Text, c: FilterConfig) -> bool:
+    """Fewer words than a thought needs."""
     return len(t.words) < c.min_words
 
 
 def odd_words(t: Text, c: FilterConfig) -> bool:
+    """Gopher: the mean word is too short or too long to be language."""
     mean = sum(map(len, t.words)) / max(1, len(t.words))
     return not c.min_mean_word <= mean <= c.max_mean_word
 
 
 def many_symbols(t: Text, c: FilterConfig) -> bool:
+    """Gopher: hash signs and ellipses per word."""
     return (t.text.count("#") + t.text.count("…") + t.text.count("...")) > c.max_symbols * max(1, len(t.words))
 
 
 def few_letters(t: Text, c: FilterConfig) -> bool:
+    """Gopher: too many words without a letter."""
     alphabetic = sum(any(map(str.isalpha, word)) for word in t.words)
     return alphabetic < c.min_alphabetic * len(t.words)
 
 
 def no_sentences(t: Text, c: FilterConfig) -> bool:
+    """FineWeb, after C4: too few lines (in prose: paragraphs) end in punctuation."""
     units = t.lines if t.kind in c.web_kinds else t.paragraphs
     return sum(unit.endswith(TERMINAL) for unit in units) < c.min_terminal * len(units)
 
 
 def placeholder(t: Text, c: FilterConfig) -> bool:
+    """C4: a page of filler."""
     return "lorem ipsum" in t.text.lower()
 
 
 def boilerplate(t: Text, c: FilterConfig) -> bool:
+    """C4: a script or a notice where text should be."""
     lower = t.text.lower()
     return "{" in lower or "enable javascript" in lower or "javascript is disabled" in lower
 
 
 def repeated_lines(t: Text, c: FilterConfig) -> bool:
+    """Gopher: too much of the text stands in lines that came before."""
     seen: Counter[str] = Counter(t.lines)
     repeated = sum(len(line) * (count - 1) for line, count in seen.items())
     return repeated > c.max_repeated_lines * max(1, sum(map(len, t.lines)))
 
 
 def repeated_ngrams(t: Text, c: FilterConfig) -> bool:
+    """Gopher: one phrase makes up too much of a long text."""
     if len(t.words) < LONG:
         return False
     total = sum(map(len, t.words))
@@ -104,15 +113,18 @@ def repeated_ngrams(t: Text, c: FilterConfig) -> bool:
 
 
 def long_lines(t: Text, c: FilterConfig) -> bool:
+    """Codex (arXiv:2107.03374): lines as generators and minifiers write them."""
     lengths = [len(line) for line in t.lines]
     return max(lengths, default=0) > c.max_line or sum(lengths) > c.max_mean_line * max(1, len(lengths))
 
 
 def data_not_code(t: Text, c: FilterConfig) -> bool:
+    """Codex: tables of numbers rather than a program."""
     return sum(map(str.isalpha, t.text)) < c.min_letters * max(1, len(t.text))
 
 
 def other_language(t: Text, c: FilterConfig) -> bool:
+    """Not in the wanted language, by py3langid."""
     return c.language is not None and py3langid.classify(t.text)[0] != c.language
 
 

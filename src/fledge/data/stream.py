@@ -7,7 +7,7 @@ row costs microseconds) and sharding over processes.
 """
 
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -64,7 +64,8 @@ class Source:
 class Stream:
     """Iterates over steps, each a list of micro-batches [rows_per_microbatch, length].
 
-    `weights` are relative; a source of weight 0 is not read. `split` as in `pack`. `tokens_per_step` counts padding.
+    `weights` are relative; a source of weight 0 is not read. `split` as in `pack`; the examples of the sources in
+    `whole` are never cut. `tokens_per_step` counts padding.
     """
 
     def __init__(
@@ -76,11 +77,14 @@ class Stream:
         microbatches: int,
         seed: int,
         split: bool,
+        whole: Collection[str] = (),
     ) -> None:
         check(sources, weights)
         total = sum(weights.values())
         self.weights = {name: weights[name] / total for name in sources if weights[name]}
-        self.sources = {name: Source(name, sources[name], length, seed, split) for name in self.weights}
+        self.sources = {
+            name: Source(name, sources[name], length, seed, split and name not in whole) for name in self.weights
+        }
         self.given = dict.fromkeys(self.weights, 0)  # rows of each source so far
         self.step = 0
         self.rows_per_microbatch = rows_per_microbatch

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from fledge.core.errors import FledgeError
 from fledge.generate.detokenise import Detokeniser
-from fledge.generate.packed import packed
+from fledge.generate.packed import PackedModel, packed
 from fledge.generate.request import Completion, Event, Request
 from fledge.generate.slots import Slots
 from fledge.model.heads import LanguageModel
@@ -37,7 +37,7 @@ class Engine:
 
     def __init__(
         self,
-        model: LanguageModel,
+        model: LanguageModel | PackedModel,
         tokenizer: Tokenizer | None = None,
         *,
         max_batch: int = 64,
@@ -82,7 +82,7 @@ class Engine:
         for module in training:
             module.training = False
         try:
-            model = self.model if self.dtype is None else packed(self.model, self.dtype)
+            model = self._current()
             slots = Slots(model, requests, min(self.max_batch, len(requests)))
             waiting = deque(range(len(requests)))
             texts: dict[int, Detokeniser] = {}
@@ -94,6 +94,12 @@ class Engine:
         finally:
             for module in training:
                 module.training = True
+
+    def _current(self) -> LanguageModel | PackedModel:
+        """What runs: the model, or a fresh packed copy of it."""
+        if self.dtype is None or isinstance(self.model, PackedModel):
+            return self.model
+        return packed(self.model, self.dtype)
 
     def _report(
         self,

@@ -13,6 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from fledge.generate.packed import PackedModel
 from fledge.generate.request import Request
 from fledge.generate.sampling import Settings, sample, settings, uniform
 from fledge.model.cache import Cache
@@ -22,11 +23,12 @@ from fledge.model.heads import LanguageModel
 class Slots:
     """`capacity` rows for `requests`, the first `live` in use; `owners[row]` is the index of its request."""
 
-    def __init__(self, model: LanguageModel, requests: Sequence[Request], capacity: int) -> None:
+    def __init__(self, model: LanguageModel | PackedModel, requests: Sequence[Request], capacity: int) -> None:
         weight = next(model.parameters())
         self.model, self.requests, self.capacity, self.device = model, requests, capacity, weight.device
         length = max(len(request.ids) + request.max_new_tokens for request in requests)
-        self.cache = Cache(model.config, capacity, length, weight.device, weight.dtype)
+        dtype = model.dtype if isinstance(model, PackedModel) else weight.dtype
+        self.cache = Cache(model.config, capacity, length, weight.device, dtype)
         self.live = 0
         self.owners: list[int] = []
 

@@ -114,12 +114,15 @@ class _SummedCrossEntropy(torch.autograd.Function):
         for start in range(0, len(x), rows):
             part = slice(start, start + rows)
             logits, label = (x[part] @ w.T).to(total.dtype), labels[part, None]
-            normaliser = logits.logsumexp(-1, keepdim=True)
-            nats = normaliser - logits.gather(1, label)
+            logits -= logits.amax(-1, keepdim=True)
+            chosen = logits.gather(1, label)
+            powers = logits.exp_()  # in place: passes over a chunk, not arithmetic, are what costs here
+            normaliser = powers.sum(-1, keepdim=True)
+            nats = normaliser.log() - chosen
             total += nats.sum() if scale is None else (nats[:, 0] * scale[part]).sum()
             if d_hidden is None and d_weight is None:
                 continue
-            residual = logits.sub_(normaliser).exp_()
+            residual = powers.div_(normaliser)
             residual.scatter_add_(1, label, residual.new_full(label.shape, -1.0))
             if scale is not None:
                 residual *= scale[part, None]
@@ -151,10 +154,13 @@ class _TokenLogprobs(torch.autograd.Function):
         for start in range(0, len(x), rows):
             part = slice(start, start + rows)
             logits = (x[part] @ w.T).to(logprobs.dtype)
-            normaliser = logits.logsumexp(-1)
-            logprobs[part] = logits.gather(1, labels[part, None])[:, 0] - normaliser
-            entropy[part] = normaliser - ((logits - normaliser[:, None]).exp() * logits).sum(-1)
-            normalisers[part] = normaliser
+            highest = logits.amax(-1, keepdim=True)
+            logits -= highest
+            powers = logits.exp()
+            total = powers.sum(-1)
+            logprobs[part] = logits.gather(1, labels[part, None])[:, 0] - total.log()
+            entropy[part] = total.log() - powers.mul_(logits).sum(-1) / total
+            normalisers[part] = highest[:, 0] + total.log()
         ctx.save_for_backward(hidden, weight, labels, normalisers)
         ctx.dtype = dtype
         ctx.mark_non_differentiable(entropy)

@@ -38,7 +38,7 @@ def ask_base(
     log: Log,
     label: str,
 ) -> list[Completion]:
-    """One answer to each conversation by few-shot prompting (arXiv:2005.14165): `shots`, then the question; one line."""
+    """One answer (a line) to each conversation by few-shot prompting (arXiv:2005.14165): `shots`, then the question."""
     shown = "".join(f"Q: {question}\nA: {answer}\n\n" for question, answer in shots)
     texts = [shown + as_transcript(prompt) for prompt in prompts]
     ids = [[tokenizer.document_id, *tokenizer.encode(text)] for text in texts]
@@ -69,4 +69,11 @@ def run(
         for i, row in enumerate(ids)
     ]
     with log.progress(len(requests), label, unit="answers") as bar:
-        return engine.run(requests, on_progress=bar.update)
+        shown = 0
+
+        def progress(done: int, total: int) -> None:
+            nonlocal shown
+            bar.update(done - shown)
+            shown = done
+
+        return engine.run(requests, on_progress=progress)

@@ -26,9 +26,7 @@ def ingest(config: IngestConfig, out: Path, log: Log) -> dict[str, Any]:
     """Writes documents.parquet, demonstrations.jsonl, comparisons.jsonl and prompts.jsonl (empty where there are none)."""
     rows = read(config.data)
     log.say(f"{config.data}: {rows.report}")
-    ranked = [row for row in rows.rows if {"chosen", "completions"} & set(row)]
-    said = [row for row in rows.rows if "chosen" not in row and "completions" not in row and "text" not in row]
-    plain = [row for row in rows.rows if "text" in row and not {"chosen", "completions"} & set(row)]
+    plain, said, ranked = ([row for row in rows.rows if kind_of(row) == kind] for kind in range(3))
 
     documents, dropped = to_documents(plain)
     conversations, dropped_said = to_conversations(said)
@@ -56,3 +54,9 @@ def ingest(config: IngestConfig, out: Path, log: Log) -> dict[str, Any]:
     ]
     log.table("your data", ["kind", "rows"], table)
     return {kind: count for kind, count in table}
+
+def kind_of(row: dict[str, Any]) -> int:
+    """0: text, 1: a conversation, 2: a comparison."""
+    if {"chosen", "completions"} & set(row):
+        return 2
+    return 0 if "text" in row else 1

@@ -53,8 +53,9 @@ def sft(config: SftConfig, out: Path, log: Log) -> dict[str, Any]:
         weights = {"demonstrations": 1 - config.pretraining_share}
         weights |= {kind: config.pretraining_share * share for kind, share in mixture({}, texts).items()}
     stream = Stream(
-        sources, weights, config.length, config.rows_per_microbatch, config.microbatches, config.seed, split=True
-    )
+        sources, weights, config.length, config.rows_per_microbatch, config.microbatches, config.seed,
+        split=True, whole=["demonstrations"],
+    )  # fmt: skip
     tokens = sum(len(e.ids) for e in examples)
     supervised = sum(int(e.mask.sum()) for e in examples)
     steps = max(1, round(config.epochs * tokens / weights["demonstrations"] / stream.tokens_per_step))

@@ -71,7 +71,7 @@ def live_signature(value: object, *, method: bool) -> str:
     """`(obj, /, *, key=None)` as the C code declares it, of a method without `self`; "" where it declares none."""
     try:
         text = str(inspect.signature(value))  # type: ignore[arg-type]
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, AttributeError, NameError, SyntaxError):  # it evaluates the defaults
         return ""
     return re.sub(r"^\((\$?self|cls|type)(, /)?(, )?", "(", text) if method else text
 

@@ -90,12 +90,10 @@ def statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
 
 
 def true_here(test: ast.expr) -> bool | None:
-    """Whether a test of the platform (`os.name == "nt"`, `sys.platform != "win32"`) holds here; None if it is no such."""
+    """Whether a test of the platform (`os.name == "nt"`, `sys.platform != "win32"`) holds here; None for others."""
     facts = {"os.name": os.name, "_os.name": os.name, "sys.platform": sys.platform, "_sys.platform": sys.platform}
     match test:
-        case ast.Compare(
-            left=left, ops=[ast.Eq() | ast.NotEq() as sign], comparators=[ast.Constant(value=str(wanted))]
-        ):
+        case ast.Compare(left=left, ops=[ast.Eq() | ast.NotEq() as sign], comparators=[ast.Constant(value=wanted)]):
             known = facts.get(dotted_name(left), os.name if dotted_name(left) == "name" else None)
             return None if known is None else (known == wanted) == isinstance(sign, ast.Eq)
     return None

@@ -58,8 +58,8 @@ DANGLING = re.compile(r",?\s*\(?\b(e\.g|i\.e|for example|such as|as follows|like
 # Where an overlong sentence may end early and still be true.
 CLAUSE = re.compile(r"(?:;|, (?:from|then|so|which|until|using|without|where|as|thus|such|optionally)\b)")
 
-# Documented on every platform, but not there on every platform.
-WINDOWS_ONLY = re.compile(r"asyncio\.windows|_winapi|nt\.|msvcrt")
+# In the source on every platform, but there only on some.
+ELSEWHERE = re.compile(r"asyncio\.windows|_winapi|nt\.|msvcrt|socket\.fromshare|selectors\.(Devpoll|Kqueue)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ def public_definitions(installation: Installation) -> dict[tuple[str, str], Foun
         prefix = "" if module == "builtins" else f"{module}."
         for name in sorted(installation.public_names(module)):
             found = installation.find(module, name)
-            if name.startswith("_") or found is None or found.identity in seen or WINDOWS_ONLY.match(found.identity):
+            if name.startswith("_") or found is None or found.identity in seen or ELSEWHERE.match(found.identity):
                 continue
             seen.add(found.identity)
             known[prefix + name, module] = found

@@ -1,0 +1,50 @@
+"""The plan of a run: which steps are done, and roughly what the rest will take on this machine.
+
+A recipe's `reference` says how many seconds each step took on a machine of a known speed (a matrix product of the
+demo's shape, in GFLOP/s); the estimate is that, scaled by this machine's speed. Honest to a factor of about two.
+"""
+
+import time
+from typing import Any
+
+import torch
+
+from fledge.core.device import free_memory, pick_device, pick_dtype
+from fledge.core.log import Log
+from fledge.recipes.runner import Step
+
+
+def show_plan(steps: list[Step], recipe: dict[str, Any], scale: str, log: Log) -> None:
+    """Prints the plan as a table."""
+    reference = recipe.get("reference", {}).get(scale or "demo", {})
+    slower = reference.get("gflops", 0) / speed() if reference else 0.0
+    rows, left = [], 0.0
+    for step in steps:
+        state = "done" if step.done else "begun" if step.begun else "to do"
+        seconds = reference.get("seconds", {}).get(step.name, 0.0) * slower
+        left += 0.0 if step.done else seconds
+        rows.append([step.name, step.stage, state, duration(seconds) if seconds and not step.done else ""])
+    log.table("plan", ["step", "stage", "state", "about"], rows)
+    if left:
+        log.say(f"about [bold]{duration(left)}[/] to go on this machine, up to {reference['gigabytes']:.1f} GiB of memory")
+    free = free_memory(pick_device())
+    log.say(f"[dim]{free / 2**30:.0f} GiB are free; nothing was run[/]")
+
+
+def speed() -> float:
+    """GFLOP/s of a matrix product like those of the demo, in the precision it would train in."""
+    device = pick_device()
+    dtype = pick_dtype("auto", device)
+    x, w = torch.randn(4096, 256, device=device, dtype=dtype), torch.randn(768, 256, device=device, dtype=dtype)
+    product = x @ w.T
+    rounds, began = 0, time.perf_counter()
+    while (seconds := time.perf_counter() - began) < 0.3:
+        product = x @ w.T
+        rounds += 1
+    float(product[0, 0])
+    return rounds * 2 * 4096 * 256 * 768 / seconds / 1e9
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them."""
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

@@ -1,0 +1,173 @@
+"""Reinforcement learning from the reward model: InstructGPT's step 3 (arXiv:2203.02155 §3.5, 1707.06347).
+
+The policy starts as the SFT model, the critic as the reward model; both are trained. A KL penalty per token holds the
+policy near the SFT model, whose log-probs are the reference; with `documents` the gradient of pretraining text is mixed
+in (PPO-ptx). Rollouts use the engine on the very weights that are trained. The reward is the model's score minus its
+mean on demonstrations.
+"""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.markup import escape
+
+from fledge.checkpoint.directory import load_model, read_config, save_model
+from fledge.core.device import pick_device, pick_dtype
+from fledge.core.errors import FledgeError
+from fledge.core.files import read_jsonl
+from fledge.core.log import Log
+from fledge.core.nouns import Conversation, Message, messages_of
+from fledge.data.columns import to_documents
+from fledge.data.readers import read
+from fledge.data.stream import Stream
+from fledge.evaluate.scoring import score_sequences
+from fledge.generate.engine import Completion, Engine, Request
+from fledge.generate.sampling import Sampling
+from fledge.objectives.policy import ppo as ppo_loss
+from fledge.stages.examples import document_examples
+from fledge.stages.preflight import check_finite, check_memory, check_tokenizer
+from fledge.stages.pretrain import mixture
+from fledge.stages.session import Session, TrainConfig
+from fledge.text.template import render
+from fledge.text.tokenizer import Tokenizer
+from fledge.train.actor_critic import ActorCritic
+from fledge.train.optimizers import OptimizerConfig
+from fledge.train.rollouts import Iteration, RolloutConfig, Rollouts
+
+
+class PpoConfig(TrainConfig):
+    """`iterations` of rollouts; `ptx_tokens` of pretraining text per optimizer step, if there are `documents`."""
+
+    policy: Path
+    reward: Path
+    prompts: Path
+    documents: Path | None = None
+    iterations: int = 40
+    rollouts: RolloutConfig = RolloutConfig()
+    max_new_tokens: int = 40
+    temperature: float = 1.0
+    ptx_tokens: int = 2048
+    clip_ratio: float = 0.2
+    value_clip: float = 0.5
+    value_coefficient: float = 0.5
+    batch: int = 256
+    sample_every: int = 5
+    samples: int = 6
+    optimizer: OptimizerConfig = OptimizerConfig(name="adamw", learning_rate=2e-4, weight_decay=0.0)
+    warmup: float = 0.05
+    decay: float = 0.5
+
+
+def ppo(config: PpoConfig, out: Path, log: Log) -> dict[str, Any]:
+    """Writes a Hugging Face directory of the policy, and samples.jsonl: answers as it learns."""
+    torch.manual_seed(config.seed)
+    device = pick_device(config.device)
+    tokenizer = Tokenizer.load(config.policy)
+    check_tokenizer(tokenizer)
+    prompts = read_prompts(config.prompts, tokenizer)
+    policy, reference = (load_model(config.policy, device=device) for _ in range(2))
+    critic, scorer = (load_model(config.reward, device=device) for _ in range(2))
+    for model, path in ((policy, config.policy), (scorer, config.reward)):
+        check_finite(model, str(path))
+    reward_mean = float(read_config(config.reward)[1].get("reward_mean", 0.0))
+    model = ActorCritic(policy, critic)
+    check_memory(policy, config.tokens_per_microbatch, config.length, copies=8, log=log)
+
+    engine = Engine(policy, tokenizer, max_batch=config.batch)
+    sampling = Sampling(temperature=config.temperature)
+
+    def sample(asked: list[list[int]], iteration: int) -> list[Completion]:
+        first = (config.seed * 1_000 + iteration) * 100_000
+        return engine.run(
+            [
+                Request(ids, config.max_new_tokens, sampling, seed=first + i, stop_ids=(tokenizer.eos_id,))
+                for i, ids in enumerate(asked)
+            ]
+        )
+
+    def score(sequences: list[list[int]]) -> torch.Tensor:
+        with session.autocast():
+            return score_sequences(scorer, sequences, config.length) - reward_mean
+
+    rollouts = Rollouts(
+        model, reference, prompts, sample, score, config.rollouts,
+        length=config.length, rows_per_microbatch=config.rows_per_microbatch,
+        dtype=pick_dtype(config.dtype, device), seed=config.seed, ptx=pretraining(config, tokenizer),
+    )  # fmt: skip
+    loss = partial(
+        ppo_loss, clip=config.clip_ratio, value_clip=config.value_clip, value_coefficient=config.value_coefficient
+    )
+    session = Session(config, model, rollouts, config.iterations * rollouts.steps_per_iteration, out, log, "ppo")
+    log.say(
+        f"{len(prompts):,} prompts; {config.iterations} iterations of {config.rollouts.answers_per_iteration} answers, "
+        f"{rollouts.steps_per_iteration} steps each; pretraining mix {config.rollouts.ptx_coefficient if rollouts.ptx else 0}"
+    )
+    told = -1
+    for step in session.fit(loss):
+        found = rollouts.iteration
+        if found is None or found.index == told:
+            continue
+        told = found.index
+        log.metrics(step.number + 1, iteration=found.index, **found.numbers)
+        session.watched = {key: found.numbers[key] for key in ("reward", "kl", "length")}
+        if found.index % config.sample_every == 0 or found.index + 1 == config.iterations:
+            show_samples(found, tokenizer, config.samples, out, log)
+
+    if rollouts.stopped:
+        log.say(f"[yellow]stopped early: {rollouts.stopped}[/]")
+    save_model(policy, out, tokenizer=tokenizer)
+    last = rollouts.iteration.numbers if rollouts.iteration else {}
+    return {"iterations": rollouts.index, "stopped": rollouts.stopped, "last": last, **session.summary()}
+
+
+def read_prompts(path: Path, tokenizer: Tokenizer) -> list[list[int]]:
+    """Prompts as token ids: rows with `prompt` (messages or text), or conversations up to the assistant's last turn."""
+    prompts = [as_prompt(row) for row in read_jsonl(path)]
+    if not prompts:
+        raise FledgeError(f"{path} holds no prompts", "give rows with a column 'prompt' or 'messages'")
+    return [render(tokenizer, prompt, add_generation_prompt=True).ids for prompt in prompts]
+
+
+def as_prompt(row: dict[str, Any]) -> tuple[Message, ...]:
+    """The messages that ask for an answer."""
+    if isinstance(row.get("prompt"), str):
+        return (Message("user", row["prompt"]),)
+    if "prompt" in row:
+        return messages_of(row["prompt"])
+    if "messages" in row:
+        return Conversation(messages_of(row["messages"])).prompt
+    raise FledgeError(f"a prompt row has the columns {', '.join(row)}", "give a column 'prompt' or 'messages'")
+
+
+def pretraining(config: PpoConfig, tokenizer: Tokenizer) -> Stream | None:
+    """The stream of the ptx rows: one micro-batch a step."""
+    if config.documents is None or not config.rollouts.ptx_coefficient:
+        return None
+    texts = document_examples(to_documents(read(config.documents).rows)[0], tokenizer)
+    rows = max(1, config.ptx_tokens // config.length)
+    return Stream(texts, mixture({}, texts), config.length, rows, 1, config.seed + 1, split=True)
+
+
+def show_samples(found: Iteration, tokenizer: Tokenizer, count: int, out: Path, log: Log) -> None:
+    """The first answers of an iteration, on the console and in samples.jsonl."""
+    rows = [
+        {
+            "iteration": found.index,
+            "prompt": tokenizer.decode(prompt, skip_special=False),
+            "answer": tokenizer.decode(answer),
+            "reward": score,
+        }
+        for prompt, answer, score in list(zip(found.prompts, found.answers, found.scores, strict=True))[:count]
+    ]
+    with (out / "samples.jsonl").open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    shown = [[row["reward"], escape(last_turn(row["prompt"])), escape(row["answer"])] for row in rows]
+    log.table(f"answers of iteration {found.index + 1}", ["reward", "prompt", "answer"], shown)
+
+
+def last_turn(prompt: str) -> str:
+    """What the user said last, for the console."""
+    return prompt.rsplit("<|im_start|>user", 1)[-1].split("<|im_end|>")[0].strip()
