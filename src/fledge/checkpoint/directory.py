@@ -41,7 +41,7 @@ def save_model(
     ids: dict[str, Any] = {}
     if tokenizer is not None:
         ids = {"bos_token_id": None, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
-    values = {"architectures": [family.architectures[config.head]], "model_type": family.model_type}
+    values: dict[str, Any] = {"architectures": [family.architectures[config.head]], "model_type": family.model_type}
     values |= family.write(config) | ids | {"dtype": dtype, "torch_dtype": dtype}
     if config.head == "scalar":
         values |= {"num_labels": 1, "id2label": {"0": "reward"}, "label2id": {"reward": 0}}

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -198,7 +198,9 @@ def chat(
         where = find_model(model)
         assistant = load(where, device=device, dtype=dtype)
         if not isinstance(assistant.model, LanguageModel):
-            raise FledgeError(f"{where} is a reward model: it scores answers and cannot talk", "give the policy, e.g. ppo")
+            raise FledgeError(
+                f"{where} is a reward model: it scores answers and cannot talk", "give the policy, e.g. ppo"
+            )
     talk = Talk(assistant, console, system, temperature, seed, top_p, max_new_tokens)
     size = assistant.config.parameters()
     talk.note(f"{where} · {size / 1e6:,.1f} M parameters · context {assistant.config.context} · /help, /quit")

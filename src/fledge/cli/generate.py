@@ -23,7 +23,9 @@ def generate(
         Path | None,
         typer.Option("--input", help='Prompts: one a line, or JSONL with "prompt" or "messages". Default: stdin.'),
     ] = None,
-    chat: Annotated[bool, typer.Option("--chat", help="Ask plain prompts as a user instead of continuing them.")] = False,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Ask plain prompts as a user instead of continuing them.")
+    ] = False,
     system: Annotated[str, typer.Option(help="System message for --chat.")] = "",
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Default: 256, or what fits.")] = None,
     temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 1.0,

@@ -51,6 +51,9 @@ class RankedStream:
     def steps_per_epoch(self) -> int:
         return len(self.groups) // self.per_step
 
+    between = True
+    one_shape = False
+
     def __iter__(self) -> Iterator[list[Batch]]:
         return self
 

@@ -91,6 +91,9 @@ class Stream:
         self.microbatches = microbatches
         self.tokens_per_step = length * rows_per_microbatch * microbatches
 
+    between = True  # it has a position after every step
+    one_shape = True
+
     def __iter__(self) -> Iterator[list[Batch]]:
         return self
 

@@ -8,6 +8,7 @@ Shapes: B batch, T time, V vocabulary.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ import torch
 from torch import Tensor
 
 from fledge.checkpoint.directory import load_model, read_config
+from fledge.core.config import make_config
 from fledge.core.device import pick_device, pick_dtype
 from fledge.core.errors import FledgeError
 from fledge.core.nouns import Conversation, Message
-from fledge.generate.engine import Completion, Engine, Request
-from fledge.generate.packed import packed
+from fledge.generate.engine import Engine
+from fledge.generate.packed import PackedModel, packed
+from fledge.generate.request import Completion, Request
 from fledge.generate.sampling import Sampling
 from fledge.model.config import ModelConfig
 from fledge.model.heads import LanguageModel, ScalarModel
@@ -86,16 +89,23 @@ class Assistant:
         Options: `max_new_tokens` (256, or what fits), `seed` (prompt i draws with seed + i), `stop` (strings),
         `max_batch`, and the fields of `Sampling`. Raises FledgeError for a prompt longer than the context.
         """
-        max_batch = options.pop("max_batch", 64)
-        engine = Engine(self._language(), self.tokenizer, max_batch=max_batch)
+        engine = self.engine(options.pop("max_batch", 64))
         return engine.run([self.request(prompt, i, **options) for i, prompt in enumerate(prompts)])
 
     def chat(self, messages: Prompt, **options: Any) -> Iterator[str]:
         """The answer to a conversation, piece by piece; options as in `complete`."""
-        engine = Engine(self._language(), self.tokenizer, max_batch=1)
-        for event in engine.stream([self.request(messages, **options)]):
+        for event in self.engine(1).stream([self.request(messages, **options)]):
             if event.text:
                 yield event.text
+
+    def engine(self, max_batch: int = 64) -> Engine:
+        """An engine on this model, `max_batch` requests at a time."""
+        return Engine(self.packed, self.tokenizer, max_batch=max_batch)
+
+    @cached_property
+    def packed(self) -> PackedModel:
+        """The copy that generates, made when it is first needed."""
+        return packed(self._language(), next(self.model.parameters()).dtype)
 
     def request(
         self,
@@ -118,7 +128,7 @@ class Assistant:
         return Request(
             ids=ids,
             max_new_tokens=min(ANSWER, room) if max_new_tokens is None else max_new_tokens,
-            sampling=Sampling(**sampling),
+            sampling=make_config(Sampling, sampling, where="the sampling options"),
             seed=seed + index,
             stop_ids=tuple({self.tokenizer.eos_id, self.tokenizer.document_id}),
             stop=tuple(stop),

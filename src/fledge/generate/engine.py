@@ -28,6 +28,7 @@ from fledge.text.tokenizer import Tokenizer
 
 PREFILL = 8192  # padded prompt tokens run at once: bounds the memory of a prefill
 
+
 class Engine:
     """Generates with `model`, at most `max_batch` requests at a time.
 
@@ -78,7 +79,8 @@ class Engine:
             return
         for index, request in enumerate(requests):
             self._check(index, request)
-        training = [module for module in self.model.modules() if module.training]
+        trained = () if isinstance(self.model, PackedModel) else self.model.modules()
+        training = [module for module in trained if module.training]
         for module in training:
             module.training = False
         try:
@@ -145,7 +147,10 @@ class Engine:
         size = int(slots.count[row])
         ids, logprobs = slots.tokens[row, :size].tolist(), slots.logprobs[row, :size].tolist()
         if not math.isfinite(sum(logprobs)):
-            raise FledgeError("the model's logits are not finite", "its weights hold NaN or infinity: go back to an earlier checkpoint")
+            raise FledgeError(
+                "the model's logits are not finite",
+                "its weights hold NaN or infinity: go back to an earlier checkpoint",
+            )
         if text is None and self.tokenizer:
             text = self._detokeniser(request)
             for token in ids:

@@ -1,161 +1,186 @@
-"""An inference copy of a language model that decodes faster: weights packed for oneDNN, norms folded into them.
+"""An inference copy of a language model that decodes faster: few operators, weights packed for oneDNN.
 
 A plain `F.linear` of a few rows uses a third of a CPU's memory bandwidth and hardly its bfloat16 units; oneDNN's own
-weight layout uses both. The copy is made from the current weights of the blocks and the head (embeddings are shared
-with the model); the residual stream and the norms stay in float32 as in training under autocast. Where oneDNN is
-missing, and on a GPU, the same copy runs on plain linears. Leaves out int8.
+weight layout uses both. For small models the number of operators per token decides: norms are folded into the
+linears behind them, queries and keys are normalised and rotated as one. The residual stream and the norms stay in float32 as in training under autocast. Where the packed operator is missing,
+and on a GPU, the same copy runs on plain linears. The copy is of the weights as they are now; embeddings are shared
+with the model. Leaves out int8.
 
-Shapes: B batch, T time, E width, H heads, Hkv key-value heads, D head size, S keys in reach, V vocabulary.
+Shapes: B batch, T time, E width, F feed-forward width, H heads, Hkv key-value heads, D head size, S keys in reach,
+V vocabulary.
 """
 
 import math
-from copy import deepcopy
 from dataclasses import dataclass
-from functools import cache
+from functools import cache as memo
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from fledge.model.cache import Cache
-from fledge.model.heads import LanguageModel, Output
-from fledge.model.positions import rotate
+from fledge.model.heads import LanguageModel
 from fledge.model.transformer import Block
 
 ROWS = 8  # the batch oneDNN lays weights out for; close to the best for 1 and for 128 too
+LARGE = 1 << 20  # weights from which packing pays in float32; below, MKL's plain call has less overhead
 
 
-def packed(model: LanguageModel, dtype: torch.dtype) -> "PackedModel":
-    """A copy of the current weights for decoding in `dtype` (float32 or bfloat16)."""
-    with torch.no_grad():
-        return PackedModel(model, dtype)
+@dataclass(frozen=True)
+class PackedOutput:
+    """hidden [..., E] after the final norm, and the head that makes logits of it."""
 
-
-@dataclass(frozen=True)  # no slots: it adds a field to a class with slots
-class PackedOutput(Output):
-    """An Output whose logits go through the packed head."""
-
-    head: "PackedLinear"
+    hidden: Tensor
+    head: "Linear"
 
     def logits(self) -> Tensor:
-        """[B, T, V] float32."""
+        """[..., V] float32."""
         return self.head(self.hidden).float()
 
 
-class PackedModel(nn.Module):
-    """A LanguageModel for inference: the same forward, no gradients."""
+class PackedModel:
+    """The weights of a LanguageModel laid out for decoding in `dtype` (float32 or bfloat16), no gradients."""
 
+    @torch.no_grad()
     def __init__(self, model: LanguageModel, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.config, self.dtype = model.config, dtype
-        whole = model.backbone
-        blocks, whole.blocks = whole.blocks, nn.ModuleList()
-        try:
-            self.backbone = deepcopy(whole, {id(t): t for t in (*whole.parameters(), *whole.buffers())})
-        finally:
-            whole.blocks = blocks
-        self.backbone.blocks = nn.ModuleList(PackedBlock(block, dtype) for block in blocks)
-        self.weight = whole.embedding.weight if model.head is None else model.head.weight
-        self.head = PackedLinear(self.weight, None, dtype)
+        backbone = model.backbone
+        self.config, self.dtype, self.device = model.config, dtype, backbone.embedding.weight.device
+        self.embedding = backbone.embedding.weight
+        self.cos = torch.cat([backbone.cos, backbone.cos], -1)  # [context, D]
+        self.sin = torch.cat([-backbone.sin, backbone.sin], -1)
+        self.layers = [Layer(block, dtype) for block in backbone.blocks]
+        self.norm = Norm(backbone.norm.eps, self.config.width, self.device)
+        weight = self.embedding if model.head is None else model.head.weight
+        self.head = Linear(weight * self.norm.folded(backbone.norm.weight), None, dtype)
 
-    def forward(
-        self, ids: Tensor, positions: Tensor | None = None, documents: Tensor | None = None, cache: Cache | None = None
-    ) -> PackedOutput:
-        """ids [B, T] → Output; the arguments are those of `Transformer.forward`."""
-        return PackedOutput(self.backbone(ids, positions, documents, cache), self.weight, self.head)
+    def __call__(self, ids: Tensor, positions: Tensor, cache: Cache) -> PackedOutput:
+        """ids, positions int64 [B, T]: tokens written to the cache at their positions, each seeing what is cached up
+        to its own. `cache` has B rows."""
+        batch, time = ids.shape
+        cos, sin = self.cos[positions][:, :, None], self.sin[positions][:, :, None]  # [B, T, 1, D]
+        rows = torch.arange(batch, device=ids.device)[:, None]
+        mask = self._mask(positions, cache.reach)
+        x = F.embedding(ids, self.embedding).float()
+        for layer, keys, values in zip(self.layers, cache.keys, cache.values):
+            x = layer(x, cos, sin, mask, rows, positions, keys, values, cache.reach)
+        return PackedOutput(self.norm(x), self.head)
+
+    def _mask(self, positions: Tensor, reach: int) -> Tensor | None:
+        """What may be seen, additive [B, 1, T, S]; None if that is everything."""
+        window = self.config.window
+        if positions.numel() == 1 and (window is None or window >= reach):
+            return None
+        keys = torch.arange(reach, device=positions.device)
+        hidden = keys > positions[:, :, None]
+        if window is not None:
+            hidden |= keys <= positions[:, :, None] - window
+        return torch.zeros(hidden.shape, dtype=self.dtype, device=keys.device).masked_fill_(hidden, -math.inf)[:, None]
 
 
-class PackedBlock(nn.Module):
-    """A `Block` in fewer and faster steps, with the same arguments."""
+def packed(model: LanguageModel, dtype: torch.dtype) -> PackedModel:
+    """A copy of the current weights for decoding in `dtype`."""
+    return PackedModel(model, dtype)
+
+
+class Layer:
+    """A `Block`, with the norms folded into the linears that follow them."""
 
     def __init__(self, block: Block, dtype: torch.dtype) -> None:
-        super().__init__()
         attention, feedforward = block.attention, block.feedforward
         self.heads, self.kv_heads, self.head_size = attention.heads, attention.kv_heads, attention.head_size
-        self.attention_norm = FoldedNorm(block.attention_norm)
-        self.qkv = self.attention_norm.before(attention.qkv, dtype)
-        self.out = PackedLinear(attention.out.weight, attention.out.bias, dtype)
-        self.feedforward_norm = FoldedNorm(block.feedforward_norm)
-        self.gate_up = self.feedforward_norm.before(feedforward.gate_up, dtype)
-        self.down = PackedLinear(feedforward.down.weight, feedforward.down.bias, dtype)
+        device, width = attention.qkv.weight.device, attention.qkv.in_features
+        self.norms = [Norm(norm.eps, width, device) for norm in (block.attention_norm, block.feedforward_norm)]
+        first, second = block.attention_norm.weight, block.feedforward_norm.weight
+        self.qkv = Linear(attention.qkv.weight * self.norms[0].folded(first), attention.qkv.bias, dtype)
+        self.out = Linear(attention.out.weight, attention.out.bias, dtype)
+        weight = feedforward.gate_up.weight * self.norms[1].folded(second)
+        self.gate_up = Linear(weight, feedforward.gate_up.bias, dtype)
         self.activation = feedforward.activation
-        self.qk_norm: FoldedNorm | None = None
+        self.down = Linear(feedforward.down.weight, feedforward.down.bias, dtype)
+        self.qk_norm: Norm | None = None
         if attention.q_norm is not None and attention.k_norm is not None:
-            self.qk_norm = FoldedNorm(attention.q_norm)
-            scale = [attention.q_norm.weight] * self.heads + [attention.k_norm.weight] * self.kv_heads
-            self.qk_scale = torch.stack(scale).float() * math.sqrt(self.head_size)  # [H+Hkv, D]
+            self.qk_norm = Norm(attention.q_norm.eps, self.head_size, device)
+            both = [attention.q_norm.weight] * self.heads + [attention.k_norm.weight] * self.kv_heads
+            self.qk_scale = torch.stack([self.qk_norm.folded(weight) for weight in both])  # [H+Hkv, D]
 
-    def forward(
+    def __call__(
         self,
         x: Tensor,
         cos: Tensor,
         sin: Tensor,
         mask: Tensor | None,
-        positions: Tensor | None,
-        cache: Cache | None,
-        layer: int,
+        rows: Tensor,
+        positions: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        reach: int,
     ) -> Tensor:
-        x = x.float()
+        """x [B, T, E] float32 → [B, T, E]; writes keys and values [B, Hkv, ·, D] in place."""
         batch, time, _ = x.shape
-        qkv = self.qkv(self.attention_norm(x)).view(batch, time, -1, self.head_size)
-        qk, v = qkv.split([self.heads + self.kv_heads, self.kv_heads], 2)
+        turned = self.heads + self.kv_heads
+        qkv = self.qkv(self.norms[0](x)).view(batch, time, turned + self.kv_heads, self.head_size)
+        qk = qkv[:, :, :turned]
         if self.qk_norm is not None:
             qk = self.qk_norm(qk) * self.qk_scale
-        q, k = rotate(qk, cos, sin).to(v.dtype).transpose(1, 2).split([self.heads, self.kv_heads], 1)
-        v = v.transpose(1, 2)
-        if cache is not None and positions is not None:
-            k, v = cache.update(layer, positions, k, v)
-        mask = mask if mask is None else mask.to(q.dtype)
-        grouped = self.heads > self.kv_heads
-        y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, enable_gqa=grouped)
+        qk = torch.addcmul(qk * cos, qk.roll(self.head_size // 2, -1), sin).to(keys.dtype)
+        if batch == time == 1:
+            at = reach - 1  # the one token is the last
+            keys[:, :, at], values[:, :, at] = qk[:, 0, self.heads :], qkv[:, 0, turned:]
+        else:
+            keys[rows, :, positions], values[rows, :, positions] = qk[:, :, self.heads :], qkv[:, :, turned:]
+        y = F.scaled_dot_product_attention(
+            qk[:, :, : self.heads].transpose(1, 2),
+            keys[:, :, :reach],
+            values[:, :, :reach],
+            mask,
+            enable_gqa=self.heads > self.kv_heads,
+        )
         x = x + self.out(y.transpose(1, 2).reshape(batch, time, -1))
-        gate, up = self.gate_up(self.feedforward_norm(x)).chunk(2, -1)
+        gate, up = self.gate_up(self.norms[1](x)).chunk(2, -1)
         return x + self.down(self.activation(gate) * up)
 
 
-class FoldedNorm(nn.Module):
-    """An RMSNorm without its weight and without its √size, both of which the linear `before` which it stands takes."""
+class Norm:
+    """x / √(Σx² + size·eps): an RMSNorm without its weight and √size, which go into the linear behind it."""
 
-    def __init__(self, norm: nn.RMSNorm) -> None:
-        super().__init__()
-        size = norm.weight.numel()
-        self.scale = norm.weight.float() * math.sqrt(size)
-        self.floor = torch.tensor(math.sqrt(size * (norm.eps or 0.0)), device=norm.weight.device)
+    def __init__(self, eps: float | None, size: int, device: torch.device) -> None:
+        self.size = size
+        self.floor = torch.tensor(math.sqrt(size * (eps or 0.0)), device=device)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x / √(Σx² + size·eps) over the last dimension, float32."""
+    def __call__(self, x: Tensor) -> Tensor:
         return x / torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32), self.floor)
 
-    def before(self, linear: nn.Linear, dtype: torch.dtype) -> "PackedLinear":
-        """The linear that follows this norm, with the norm's weight in it."""
-        return PackedLinear(linear.weight * self.scale, linear.bias, dtype)
+    def folded(self, weight: Tensor) -> Tensor:
+        """What the weights behind this norm are multiplied with."""
+        return weight.float() * math.sqrt(self.size)
 
 
-class PackedLinear(nn.Module):
-    """x @ weight.T + bias in `dtype`, by oneDNN's packed weights where there are any."""
+class Linear:
+    """x @ weight.T + bias in `dtype`, by oneDNN's packed weights where that is faster."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
-        super().__init__()
         self.dtype = dtype
         self.bias = None if bias is None else bias.detach().to(dtype)
-        self.is_packed = weight.device.type == "cpu" and can_pack(dtype)
-        weight = weight.detach().to(dtype)
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS) if self.is_packed else weight
+        worth = dtype != torch.float32 or weight.numel() >= LARGE
+        self.packed = worth and weight.device.type == "cpu" and can_pack(dtype)
+        plain = weight.detach().to(dtype).contiguous()
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(plain, ROWS) if self.packed else plain
 
-    def forward(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor) -> Tensor:
+        """x [..., in] → [..., out]"""
         x = x.to(self.dtype)
-        if self.is_packed:
-            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        if self.packed:
+            return torch.ops.mkldnn._linear_pointwise.default(x, self.weight, self.bias, "none", [], "")
         return F.linear(x, self.weight, self.bias)
 
 
-@cache
+@memo
 def can_pack(dtype: torch.dtype) -> bool:
-    """Whether oneDNN's packed linear exists here and is right; it is a private operator of torch."""
-    weight, x = torch.eye(16, 32, dtype=dtype), torch.ones(2, 32, dtype=dtype)
+    """Whether oneDNN's packed linear exists here and is right: it is a private operator of torch."""
+    weight, x = torch.eye(16, 32, dtype=dtype), torch.full((2, 32), 2.0, dtype=dtype)
     try:
         layout = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
-        y = torch.ops.mkldnn._linear_pointwise(x, layout, None, "none", [], "")
+        y = torch.ops.mkldnn._linear_pointwise.default(x, layout, None, "none", [], "")
     except (AttributeError, RuntimeError, TypeError):
         return False
     return torch.equal(y, F.linear(x, weight))

@@ -106,14 +106,16 @@ def sample(
         ids = chosen_from.argmax(-1)
         return ids, _at(raw, ids) - raw.logsumexp(-1)
     top = chosen_from.amax(-1, keepdim=True)
-    shifted = chosen_from - top
-    weights = (shifted / how.temperature.clamp_min(1e-6)[:, None] if how.scaled or how.greedy_some else shifted).exp()
+    weights = chosen_from - top  # from here on in place: at this size fresh memory costs more than arithmetic
+    if how.scaled or how.greedy_some:
+        weights /= how.temperature.clamp_min(1e-6)[:, None]
+    weights.exp_()
     ids = draw(truncate(weights, how), uniforms)
     if how.greedy_some:
         ids = torch.where(how.temperature == 0, chosen_from.argmax(-1), ids)
     if how.scaled or how.greedy_some or how.penalised:
         return ids, _at(raw, ids) - raw.logsumexp(-1)
-    return ids, _at(shifted, ids) - weights.sum(-1).log()
+    return ids, _at(raw, ids) - top[:, 0] - weights.sum(-1).log()
 
 
 def penalise(logits: Tensor, how: Settings, seen: Tensor, counts: Tensor) -> Tensor:
@@ -149,7 +151,7 @@ def truncate(weights: Tensor, how: Settings) -> Tensor:
                 head = weights.sort(dim=-1, descending=True).values
             better = head.cumsum(-1) - head
             kept = (better < mass).sum(-1, keepdim=True)
-            nucleus = torch.where(open_, 0.0, head.gather(-1, kept - 1))
+            nucleus = torch.where(open_, 0.0, head.gather(-1, kept.clamp_min(1) - 1))
             threshold = torch.maximum(threshold, nucleus[:, 0])
     return torch.where(weights >= threshold[:, None], weights, 0.0)
 

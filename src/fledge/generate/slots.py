@@ -19,21 +19,26 @@ from fledge.generate.sampling import Settings, sample, settings, uniform
 from fledge.model.cache import Cache
 from fledge.model.heads import LanguageModel
 
+AHEAD = 32  # steps for which random numbers are made at once
+
 
 class Slots:
     """`capacity` rows for `requests`, the first `live` in use; `owners[row]` is the index of its request."""
 
     def __init__(self, model: LanguageModel | PackedModel, requests: Sequence[Request], capacity: int) -> None:
-        weight = next(model.parameters())
-        self.model, self.requests, self.capacity, self.device = model, requests, capacity, weight.device
+        if isinstance(model, PackedModel):
+            device, dtype = model.device, model.dtype
+        else:
+            weight = next(model.parameters())
+            device, dtype = weight.device, weight.dtype
+        self.model, self.requests, self.capacity, self.device = model, requests, capacity, device
         length = max(len(request.ids) + request.max_new_tokens for request in requests)
-        dtype = model.dtype if isinstance(model, PackedModel) else weight.dtype
-        self.cache = Cache(model.config, capacity, length, weight.device, dtype)
+        self.cache = Cache(model.config, capacity, length, device, dtype)
         self.live = 0
         self.owners: list[int] = []
 
         # of every request [R, …]
-        self.all_settings = settings([request.sampling for request in requests], weight.device)
+        self.all_settings = settings([request.sampling for request in requests], device)
         self.all_seeds = self._tensor([signed(request.seed) for request in requests])
         self.all_limits = self._tensor([request.max_new_tokens for request in requests])
         most = max(len(request.stop_ids) for request in requests)
@@ -41,16 +46,16 @@ class Slots:
 
         # of every row [capacity, …]
         longest = max(request.max_new_tokens for request in requests)
-        self.last = torch.zeros(capacity, dtype=torch.int64, device=weight.device)
+        self.last = torch.zeros(capacity, dtype=torch.int64, device=device)
         self.position = torch.zeros_like(self.last)  # of `last` in its sequence
         self.count = torch.zeros_like(self.last)  # tokens drawn
-        self.tokens = torch.zeros(capacity, longest, dtype=torch.int64, device=weight.device)
-        self.logprobs = torch.zeros(capacity, longest, device=weight.device)
+        self.tokens = torch.zeros(capacity, longest, dtype=torch.int64, device=device)
+        self.logprobs = torch.zeros(capacity, longest, device=device)
         self.state = [self.last, self.position, self.count, self.tokens, self.logprobs]
         if self.all_settings.penalised:
             size = model.config.vocab_size
-            self.seen = torch.zeros(capacity, size, dtype=torch.bool, device=weight.device)
-            self.uses = torch.zeros(capacity, size, device=weight.device)
+            self.seen = torch.zeros(capacity, size, dtype=torch.bool, device=device)
+            self.uses = torch.zeros(capacity, size, device=device)
             self.state += [self.seen, self.uses]
         self._gather()
 
@@ -75,7 +80,9 @@ class Slots:
                 self.seen[row, self._tensor(prompt)] = True
         output = self.model(ids, positions, cache=view(self.cache, first, self.live, longest))
         final = replace(output, hidden=output.hidden[torch.arange(len(new), device=self.device), last])
-        return self._advance(first, final.logits())
+        ended = self._advance(first, final.logits())
+        self.view.reach = int(self.position[: self.live].max())
+        return ended
 
     def decode(self) -> Tensor | None:
         """Give every live row its next token. Returns which have ended, bool [N], or None if none has."""
@@ -109,6 +116,7 @@ class Slots:
         self.view = view(self.cache, 0, self.live, longest)
         self.seeds, self.limits, self.stops = self.all_seeds[owners], self.all_limits[owners], self.all_stops[owners]
         self.settings: Settings = self.all_settings.rows(owners)
+        self.ahead = AHEAD  # stale
 
     def _advance(self, first: int, logits: Tensor) -> Tensor | None:
         """Draw a token for the rows from `first` on. logits: [N - first, V]."""
@@ -117,8 +125,7 @@ class Slots:
         how = self.settings.rows(rows) if first else self.settings
         seen, uses = (self.seen[rows], self.uses[rows]) if how.penalised else (None, None)
         position += 1
-        uniforms = position if how.greedy else uniform(self.seeds[rows], position)
-        ids, logprobs = sample(logits, uniforms, how, seen, uses)
+        ids, logprobs = sample(logits, self._uniforms(first), how, seen, uses)
         self.last[rows] = ids
         self.tokens[rows].scatter_(1, count[:, None], ids[:, None])
         self.logprobs[rows].scatter_(1, count[:, None], logprobs[:, None])
@@ -128,6 +135,15 @@ class Slots:
         count += 1
         ended = (count >= self.limits[rows]) | (ids[:, None] == self.stops[rows]).any(-1)
         return ended if bool(ended.any()) else None
+
+    def _uniforms(self, first: int) -> Tensor:
+        """The numbers that draw the tokens of the rows from `first` on, [N - first]; hashed some steps ahead."""
+        if first or self.ahead == AHEAD:
+            positions = self.position[first : self.live, None] + torch.arange(AHEAD, device=self.device)
+            self.uniforms, self.ahead = uniform(self.seeds[first:, None], positions), 0
+        now = self.uniforms[:, self.ahead]
+        self.ahead = AHEAD if first else self.ahead + 1  # the other rows do not draw now
+        return now
 
     def _tensor(self, values: Sequence[int] | Sequence[list[int]]) -> Tensor:
         return torch.tensor(values, dtype=torch.int64, device=self.device)

@@ -8,6 +8,7 @@ Shapes: B batch, T time, E width, H heads, Hkv key-value heads, D head size, F f
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -19,8 +20,21 @@ from fledge.model.cache import Cache
 from fledge.model.config import ModelConfig
 from fledge.model.positions import rotary_table, rotate
 
-ACTIVATIONS = {"silu": F.silu, "gelu": F.gelu, "gelu_tanh": partial(F.gelu, approximate="tanh"), "relu": F.relu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "relu": F.relu,
+}
 PLAIN_UP_TO = 512  # on a CPU, plain attention in bfloat16 beats the fused kernel up to about this many keys
+
+
+class Norm(nn.RMSNorm):
+    """RMS norm (arXiv:1910.07467) in the precision of its input, whatever the weight's; it sums in float32."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., E] → [..., E]."""
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
 
 
 class Attention(nn.Module):
@@ -32,8 +46,9 @@ class Attention(nn.Module):
         inner = config.heads * config.head_size
         self.qkv = nn.Linear(config.width, inner + 2 * config.kv_heads * config.head_size, bias=config.qkv_bias)
         self.out = nn.Linear(inner, config.width, bias=config.output_bias)
-        norm = partial(nn.RMSNorm, config.head_size, eps=config.norm_eps)
-        self.q_norm, self.k_norm = (norm(), norm()) if config.qk_norm else (None, None)
+        norm = partial(Norm, config.head_size, eps=config.norm_eps)
+        self.q_norm: Norm | None = norm() if config.qk_norm else None
+        self.k_norm: Norm | None = norm() if config.qk_norm else None
 
     def forward(
         self,
@@ -51,8 +66,8 @@ class Attention(nn.Module):
         q, k, v = qkv.split([self.heads, self.kv_heads, self.kv_heads], 2)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
-        q = rotate(q, cos, sin).to(v.dtype).transpose(1, 2)
-        k = rotate(k, cos, sin).to(v.dtype).transpose(1, 2)
+        q = rotate(q, cos, sin).transpose(1, 2)
+        k = rotate(k, cos, sin).transpose(1, 2)
         v = v.transpose(1, 2)
         if cache is not None and positions is not None:
             k, v = cache.update(layer, positions, k, v)
@@ -91,9 +106,9 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.attention_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
+        self.attention_norm = Norm(config.width, eps=config.norm_eps)
         self.attention = Attention(config)
-        self.feedforward_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
+        self.feedforward_norm = Norm(config.width, eps=config.norm_eps)
         self.feedforward = FeedForward(config)
 
     def forward(
@@ -121,7 +136,7 @@ class Transformer(nn.Module):
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
-        self.norm = nn.RMSNorm(config.width, eps=config.norm_eps)
+        self.norm = Norm(config.width, eps=config.norm_eps)
         cos, sin = rotary_table(config)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
@@ -155,6 +170,8 @@ class Transformer(nn.Module):
         else:
             cos, sin = self.cos[positions][:, :, None], self.sin[positions][:, :, None]
         x = self.embedding(ids)
+        x = x.to(compute_dtype(x))
+        cos, sin = cos.to(x.dtype), sin.to(x.dtype)
         mask = self.mask(ids, positions, documents, cache, x)
         for layer, block in enumerate(self.blocks):
             arguments = (x, cos, sin, mask, positions, cache, layer)
@@ -183,7 +200,11 @@ class Transformer(nn.Module):
                 allowed = allowed & (documents[:, :, None] == documents[:, None, :])
             if window:
                 allowed = allowed & (steps > steps[:, None] - window)
-        kind = x.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-        blocked = torch.zeros(allowed.shape, dtype=dtype, device=x.device)
-        return blocked.masked_fill_(~allowed, torch.finfo(dtype).min)[:, None]
+        blocked = torch.zeros(allowed.shape, dtype=x.dtype, device=x.device)
+        return blocked.masked_fill_(~allowed, torch.finfo(x.dtype).min)[:, None]
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """The precision of matrix products here: autocast's, or that of `x`. The residual stream is kept in it."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype

@@ -55,6 +55,7 @@ def ingest(config: IngestConfig, out: Path, log: Log) -> dict[str, Any]:
     log.table("your data", ["kind", "rows"], table)
     return {kind: count for kind, count in table}
 
+
 def kind_of(row: dict[str, Any]) -> int:
     """0: text, 1: a conversation, 2: a comparison."""
     if {"chosen", "completions"} & set(row):

@@ -5,10 +5,11 @@ Resume is bit-identical on one process: weights, optimizer, schedule (a function
 """
 
 import math
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import nn
@@ -26,6 +27,7 @@ from fledge.train.optimizers import build as build_optimizer
 from fledge.train.schedules import warmup_stable_decay
 
 Batch = dict[str, torch.Tensor]
+WORTH_COMPILING = 1e13  # FLOPs: about half a minute of training on two cores
 
 
 class TrainConfig(Config):
@@ -42,7 +44,7 @@ class TrainConfig(Config):
     log_every: int = 5
     device: str = "auto"
     dtype: str = "auto"
-    compile: bool = False
+    compile: Literal["auto", "on", "off"] = "auto"
     seed: int = 0
 
     @property
@@ -55,8 +57,16 @@ class TrainConfig(Config):
 
 
 class Batches(Protocol):
-    """A stream of steps, each a list of micro-batches, which knows where it is."""
+    """A stream of steps, each a list of micro-batches, which knows where it is.
 
+    between: whether it has a position now (rollouts have one only between iterations). one_shape: whether all
+    micro-batches have the same shape.
+    """
+
+    @property
+    def between(self) -> bool: ...
+    @property
+    def one_shape(self) -> bool: ...
     def __iter__(self) -> Iterator[list[Batch]]: ...
     def __next__(self) -> list[Batch]: ...
     def state(self) -> dict[str, Any]: ...
@@ -84,7 +94,7 @@ class Session:
     def fit(self, loss: Callable[[Any, Batch], Loss]) -> Iterator[Step]:
         """Yields each finished step; saves on the way and when asked to stop (then raises Stopped)."""
         config = self.config
-        model = torch.compile(self.model, dynamic=False) if config.compile else self.model
+        model = self.compiled()
 
         def schedule(step: int) -> float:
             return warmup_stable_decay(step, self.steps, config.warmup, config.decay)
@@ -100,7 +110,7 @@ class Session:
                     self.note(step, bar)
                     yield step
                     due = time.monotonic() - saved_at > config.save_seconds
-                    if (due or stop.requested) and self.batches_can_save():
+                    if (due or stop.requested) and self.batches.between:
                         self.save(step.number + 1)
                         saved_at = time.monotonic()
                     if stop.requested:
@@ -115,6 +125,18 @@ class Session:
                 raise FledgeError(
                     f"{error.message}; {last}", error.remedy or "lower optimizer.learning_rate"
                 ) from error
+
+    def compiled(self) -> nn.Module:
+        """The model, compiled where that pays: batches of one shape, a compiler at hand, and long enough a job."""
+        left = (self.steps - self.start) * self.config.tokens_per_step
+        flops = left * 6 * sum(p.numel() for p in self.model.parameters())
+        able = self.device.type == "cuda" or shutil.which("g++") is not None
+        pays = able and self.batches.one_shape and flops > WORTH_COMPILING
+        if self.config.compile == "off" or (self.config.compile == "auto" and not pays):
+            return self.model
+        self.log.say("[dim]compiling the model: the first step takes about half a minute[/]")
+        compiled: nn.Module = torch.compile(self.model, dynamic=False)  # type: ignore[assignment]
+        return compiled
 
     def note(self, step: Step, bar: Any) -> None:
         """Progress bar and metrics.jsonl."""
@@ -133,10 +155,6 @@ class Session:
                 tokens=self.tokens,
                 **step.parts,
             )
-
-    def batches_can_save(self) -> bool:
-        """Some streams (rollouts) have a position only between iterations."""
-        return getattr(self.batches, "between", True)
 
     def save(self, step: int) -> None:
         """Everything that the next attempt needs to go on to the same bits."""

@@ -126,6 +126,8 @@ class Rollouts:
         """Whether an iteration has just been used up, so that there is a position to save."""
         return not self.pending
 
+    one_shape = False
+
     def __iter__(self) -> Iterator[list[Batch]]:
         return self
 

@@ -22,7 +22,7 @@ def write(config: ModelConfig) -> dict[str, Any]:
     """The config.json of these axes."""
     values = llama.write(config)
     del values["mlp_bias"]
-    windowed = {"sliding_window": config.window, "use_sliding_window": config.window is not None}
+    windowed: dict[str, Any] = {"sliding_window": config.window, "use_sliding_window": config.window is not None}
     if config.window is not None:
         windowed |= {"max_window_layers": 0, "layer_types": ["sliding_attention"] * config.layers}
     return values | windowed

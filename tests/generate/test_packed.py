@@ -1,0 +1,89 @@
+"""The packed copy against the model it is made of, along every axis of the architecture."""
+
+import pytest
+import torch
+
+from fledge.generate import packed as module
+from fledge.generate.engine import Engine
+from fledge.generate.packed import PackedModel, can_pack, packed
+from fledge.generate.request import Request
+from fledge.generate.sampling import Sampling
+from fledge.model.cache import Cache
+from fledge.model.heads import LanguageModel
+
+from .conftest import tiny
+
+AXES = [
+    {},
+    {"qk_norm": False},
+    {"kv_heads": 4},
+    {"qkv_bias": True, "output_bias": True, "feedforward_bias": True},
+    {"activation": "gelu_tanh", "norm_eps": 1e-2},
+    {"window": 5},
+    {"tied": False, "rope_scaling": {"rope_type": "linear", "factor": 4.0}},
+]
+
+
+def last_logits(model: LanguageModel | PackedModel, dtype: torch.dtype, ids: torch.Tensor) -> torch.Tensor:
+    """Logits by prefill of all but two tokens and two steps of decoding, [B, 3, V]."""
+    batch, time = ids.shape
+    cache = Cache(model.config, batch, time, "cpu", dtype)
+    positions = torch.arange(time).expand(batch, -1)
+    logits = []
+    for start, stop in ((0, time - 2), (time - 2, time - 1), (time - 1, time)):
+        cache.reach = stop
+        output = model(ids[:, start:stop], positions[:, start:stop], cache=cache)
+        logits.append(output.logits()[:, -1:].float())
+    return torch.cat(logits, 1)
+
+
+@pytest.mark.parametrize("axes", AXES, ids=str)
+@pytest.mark.parametrize("batch", [1, 3])
+@torch.no_grad()
+def test_logits_equal_the_models(axes: dict, batch: int) -> None:
+    model = tiny(300, **axes)
+    ids = torch.randint(0, 300, (batch, 12))
+    ours = last_logits(packed(model, torch.float32), torch.float32, ids)
+    assert torch.allclose(ours, model(ids).logits()[:, -3:], atol=1e-4)
+
+
+@torch.no_grad()
+def test_bfloat16_is_as_near_as_autocast() -> None:
+    model = tiny(300)
+    ids = torch.randint(0, 300, (8, 20))
+    exact = model(ids).logits()[:, -3:]
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = (model(ids).logits()[:, -3:].float() - exact).abs().mean()
+    ours = (last_logits(packed(model, torch.bfloat16), torch.bfloat16, ids) - exact).abs().mean()
+    assert 0 < ours < 1.5 * cast
+
+
+@torch.no_grad()
+def test_without_the_private_operator_plain_linears_take_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "can_pack", lambda dtype: False)
+    model, ids = tiny(300), torch.randint(0, 300, (2, 9))
+    copy = packed(model, torch.float32)
+    assert not copy.head.packed
+    assert torch.allclose(last_logits(copy, torch.float32, ids), model(ids).logits()[:, -3:], atol=1e-4)
+    assert packed(model, torch.bfloat16).head(torch.ones(1, 32)).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rows", [1, 8, 130])
+def test_the_private_operator_is_right(dtype: torch.dtype, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not can_pack(dtype):
+        pytest.skip(f"torch {torch.__version__} has no packed {dtype} linear on this machine")
+    monkeypatch.setattr(module, "LARGE", 0)
+    weight, bias, x = torch.randn(70, 50), torch.randn(70), torch.randn(rows, 1, 50)
+    linear = module.Linear(weight, bias, dtype)
+    assert linear.packed
+    exact = torch.nn.functional.linear(x.to(dtype).double(), weight.to(dtype).double(), bias.to(dtype).double())
+    assert torch.allclose(linear(x).double(), exact, rtol=1e-2 if dtype == torch.bfloat16 else 1e-5, atol=1e-2)
+
+
+def test_the_copy_is_of_the_weights_as_they_were(model: LanguageModel) -> None:
+    """An engine packs anew at each run; a packed model given to it is used as it is."""
+    requests = [Request([1, 2, 3 + i], 10, Sampling(), seed=i) for i in range(3)]
+    plain = Engine(model).run(requests)
+    for engine in (Engine(model, dtype=torch.float32), Engine(packed(model, torch.float32))):
+        assert [c.ids for c in engine.run(requests)] == [c.ids for c in plain]
