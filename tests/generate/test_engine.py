@@ -53,6 +53,18 @@ def test_a_completion_does_not_depend_on_its_batch(
         assert ours.logprobs == pytest.approx(single.logprobs, abs=1e-4)
 
 
+def test_shared_prompts_are_run_once_and_change_nothing(model: LanguageModel, tokenizer: Tokenizer) -> None:
+    prompts = [[7, 8, 9], [10, 11], [7, 8, 9], [7, 8, 9], [12] * 20, [10, 11]]
+    requests = [Request(ids, 15, Sampling(presence_penalty=0.3), seed=i) for i, ids in enumerate(prompts)]
+    rows: list[int] = []
+    hook = model.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
+    together = Engine(model, tokenizer).run(requests)
+    hook.remove()
+    assert rows[0] == 3
+    for request, completion in zip(requests, together):
+        assert completion.ids == Engine(model, tokenizer).run([request])[0].ids
+
+
 @pytest.mark.parametrize("max_batch", [2, 64])
 def test_greedy_as_transformers_generates(model: LanguageModel, tmp_path, max_batch: int) -> None:
     from transformers import AutoModelForCausalLM

@@ -1,11 +1,12 @@
 """The state an interrupted job goes on from: any tree of tensors, numbers, strings, lists and dicts.
 
 Tensors go into one safetensors file, the rest of the tree into JSON. A state is a directory `step-N` that is whole or
-absent; the newest two are kept, and a damaged one is passed over for the one before. No pickles (see
-docs/decisions/0001).
+absent, and says so by checksums; the newest two are kept, and a damaged one is passed over for the one before. No
+pickles (see docs/decisions/0001).
 """
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fledge.core.errors import FledgeError
-from fledge.core.files import atomic_directory, checksum, read_json, write_json
+from fledge.core.files import atomic_directory, checksum, disk_errors, read_json, write_json
 
 KEPT = 2
+TENSORS, TREE, CHECKSUMS = "tensors.safetensors", "state.json", "checksums.json"
 
 
 def save_state(directory: Path, state: dict[str, Any], step: int) -> None:
@@ -24,28 +26,40 @@ def save_state(directory: Path, state: dict[str, Any], step: int) -> None:
     tensors: dict[str, Tensor] = {}
     tree = pack(state, tensors)
     with atomic_directory(directory / f"step-{step:09d}") as work:
-        save_file(tensors, work / "tensors.safetensors")
-        write_json(work / "state.json", {"tree": tree, "checksum": checksum(work / "tensors.safetensors")})
-    for old in saved(directory)[:-KEPT]:
-        shutil.rmtree(old)
+        save_file(tensors, work / TENSORS)
+        write_json(work / TREE, tree)
+        write_json(work / CHECKSUMS, {name: checksum(work / name) for name in (TENSORS, TREE)})
+    with disk_errors(directory):
+        for old in [*saved(directory)[:-KEPT], *directory.glob(".step-*")]:  # also what a killed process began
+            shutil.rmtree(old)
 
 
-def load_state(directory: Path) -> dict[str, Any] | None:
-    """The newest undamaged state, or None if there is none at all. Raises FledgeError if all are damaged."""
+def load_state(directory: Path, say: Callable[[str], None] = lambda text: None) -> dict[str, Any] | None:
+    """The newest undamaged state, or None if there is none at all; `say` is told of each that was passed over.
+
+    Raises FledgeError if all are damaged.
+    """
     states = saved(directory)
     for path in reversed(states):
         try:
-            head = read_json(path / "state.json")
-            if checksum(path / "tensors.safetensors") == head["checksum"]:
-                state: dict[str, Any] = unpack(head["tree"], load_file(path / "tensors.safetensors"))
-                return state
-        except (FledgeError, OSError, KeyError, safetensors.SafetensorError):
-            continue
+            return read_state(path)
+        except (FledgeError, OSError, safetensors.SafetensorError) as error:
+            say(f"{path} is damaged ({str(error).splitlines()[0]}): passing over to the state before it")
     if states:
         raise FledgeError(
             f"every saved state in {directory} is damaged", "delete it: the step starts again from its beginning"
         )
     return None
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """The state in one directory `step-N`; raises FledgeError, OSError or SafetensorError if it is not whole."""
+    expected = read_json(path / CHECKSUMS)
+    for name in (TENSORS, TREE):
+        if not isinstance(expected, dict) or checksum(path / name) != expected.get(name):
+            raise FledgeError(f"{name} does not match its checksum", "delete this state")
+    state: dict[str, Any] = unpack(read_json(path / TREE), load_file(path / TENSORS))
+    return state
 
 
 def saved(directory: Path) -> list[Path]:
@@ -54,20 +68,20 @@ def saved(directory: Path) -> list[Path]:
 
 
 def pack(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """`value` as JSON, its tensors moved into `tensors`. Dicts become lists of pairs, so that keys keep their type."""
-    match value:
-        case Tensor():
-            name = str(len(tensors))
-            tensors[name] = value.detach().cpu().contiguous().clone()
-            return {"tensor": name}
-        case dict():
-            return {"dict": [[key, pack(item, tensors)] for key, item in value.items()]}
-        case list():
-            return {"list": [pack(item, tensors) for item in value]}
-        case tuple():
-            return {"tuple": [pack(item, tensors) for item in value]}
-        case None | bool() | int() | float() | str():
-            return value
+    """`value` as JSON, its tensors moved into `tensors`. Dicts become lists of pairs, so that keys keep their type.
+
+    Raises TypeError for what would not come back as it was.
+    """
+    if isinstance(value, Tensor):
+        name = str(len(tensors))
+        tensors[name] = value.detach().cpu().contiguous().clone()
+        return {"tensor": name}
+    if isinstance(value, dict) and all(isinstance(key, str | int) for key in value):
+        return {"dict": [[key, pack(item, tensors)] for key, item in value.items()]}
+    if isinstance(value, list | tuple):
+        return {"list" if isinstance(value, list) else "tuple": [pack(item, tensors) for item in value]}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
     raise TypeError(f"a {type(value).__name__} cannot be part of a resume state")
 
 

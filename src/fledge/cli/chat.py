@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 from rich.console import Console
@@ -18,6 +18,8 @@ from fledge.core.nouns import Message
 
 if TYPE_CHECKING:
     from fledge.generate.assistant import Assistant
+
+N = TypeVar("N", int, float)
 
 COMMANDS = {
     "/help": "this list",
@@ -55,7 +57,7 @@ class Talk:
         self.turns.append(Message("user", question))
         try:
             self.answer()
-        except FledgeError:
+        except (FledgeError, KeyboardInterrupt):
             self.turns.pop()
             raise
 
@@ -69,7 +71,8 @@ class Talk:
             self.note(f"the context of {context} tokens is full: the model no longer sees the first {dropped} turns")
         self.dropped = dropped
         room = context - len(self.assistant.encode(shown))
-        said = []
+        said: list[str] = []
+        self.console.print(Text("fledge › ", style="bold green"), end="")
         try:
             for piece in self.assistant.chat(
                 shown,
@@ -101,7 +104,7 @@ class Talk:
         last = self.turns.pop()
         try:
             self.answer()
-        except FledgeError:
+        except (FledgeError, KeyboardInterrupt):
             self.turns.append(last)
             raise
 
@@ -118,10 +121,12 @@ class Talk:
         self.note(f"system message: {self.system}" if self.system else "no system message")
 
     def set_seed(self, text: str) -> None:
+        """Set the next answer's seed."""
         self.seed = number(text, int, "/seed 7")
         self.note(f"seed {self.seed}")
 
     def set_temperature(self, text: str) -> None:
+        """Set the temperature."""
         value = number(text, float, "/temperature 0.7")
         if not 0 <= value < float("inf"):
             raise FledgeError(f"the temperature must be 0 or more, not {text}", "e.g. /temperature 0.7")
@@ -137,11 +142,15 @@ class Talk:
         if not self.turns:
             raise FledgeError("there is nothing to save yet")
         path = Path(text).expanduser()
-        before = read_jsonl(path) if path.exists() else []
-        write_jsonl(path, [*before, {"messages": [message.as_dict() for message in self.messages()]}])
+        row = {"messages": [message.as_dict() for message in self.messages()]}
+        try:
+            write_jsonl(path, [*(read_jsonl(path) if path.exists() else []), row])
+        except OSError as error:
+            raise FledgeError(f"{path} cannot be written: {error.strerror}", "give another file name") from None
         self.note(f"saved {len(self.turns)} turns to {path}")
 
     def help(self) -> None:
+        """List the commands."""
         table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
         table.add_column(no_wrap=True, style="bold")
         table.add_column(style="dim")
@@ -150,6 +159,7 @@ class Talk:
         self.console.print(table)
 
     def note(self, text: str) -> None:
+        """Say something that is not the model's."""
         self.console.print(Text(text, style="dim"), soft_wrap=True)
 
     def obey(self, line: str) -> bool:
@@ -240,6 +250,8 @@ def converse(talk: Talk) -> None:
                 talk.ask(line)
         except FledgeError as error:
             talk.console.print(Text(str(error), style="red"), soft_wrap=True)
+        except KeyboardInterrupt:
+            talk.note("stopped")
 
 
 def prompt() -> str:
@@ -252,7 +264,8 @@ def printable(text: str) -> str:
     return "".join(c for c in text if c in "\n\t" or (c >= " " and not "\x7f" <= c <= "\x9f"))
 
 
-def number(text: str, kind: Callable[[str], float], example: str) -> float:
+def number(text: str, kind: type[N], example: str) -> N:
+    """The number that `text` spells."""
     try:
         return kind(text)
     except ValueError:

@@ -1,9 +1,10 @@
 """`fledge`: one command per stage, `raise` for all of them in order, `chat` and `generate` to talk to the result.
 
-Failures print one line and a remedy; `--debug` (before the command) adds the traceback.
+Failures print one line and a remedy; `--debug`, anywhere, gives the traceback instead.
 """
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,27 +21,35 @@ from fledge.core.errors import FledgeError, Stopped
 from fledge.stages import STAGES
 
 console = Console(stderr=True, highlight=False)
+OUT_OF_MEMORY = re.compile("not enough memory|out of memory|(can't|cannot) allocate memory", re.IGNORECASE)
 
 ABOUT = """Raise a language model end to end: from raw text to an aligned assistant.
 
+\b
   fledge raise pydoc              raise an assistant for the Python you are running
   fledge raise --data ./my_docs   raise one on your own files
   fledge chat runs/pydoc          talk to it
 
 Every step of a recipe is a command of its own, with a YAML file and key=value overrides:
 
+\b
   fledge sft sft.yaml optimizer.learning_rate=0.01 --out runs/mine/sft
   fledge sft --show-config        every setting with its default
 """
 
-app = typer.Typer(
-    help=ABOUT, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False
-)
+UsageError: Any = typer.BadParameter.__mro__[1]  # of typer's own click, or of the one it imports: by its version
+
+app = typer.Typer(help=ABOUT, rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
 
 
-@app.callback()
-def options(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False) -> None:
-    """Options of every command."""
+@app.callback(invoke_without_command=True)
+def options(
+    context: typer.Context, debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False
+) -> None:
+    """Options of every command; without a command, the help."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+        raise typer.Exit(2)
 
 
 def stage_command(name: str) -> Callable[..., None]:
@@ -73,14 +82,12 @@ def stage_command(name: str) -> Callable[..., None]:
             return
         directory = out or Path("runs") / name
         mark, log = mark_of(name, config), Log(console=console)
-        with locked(directory.parent / f".{directory.name}.lock"):
+        with locked(directory, directory.parent / f".{directory.name}.lock"):
             if finished(directory, mark):
                 log.say(f"{escape(str(directory))} is done already")
                 return
             if (directory / "artifact.json").is_file():
                 log.say(f"[yellow]{escape(str(directory))} holds the result of other settings: it will be replaced[/]")
-            elif directory.exists() and any(directory.iterdir()):
-                raise FledgeError(f"{directory} is not empty and not a fledge artifact", "choose another --out")
             make(name, config, directory, mark, log)
         log.say(f"wrote [bold]{escape(str(directory))}[/]")
 
@@ -89,21 +96,20 @@ def stage_command(name: str) -> Callable[..., None]:
 
 
 def describe_config(cls: Any) -> str:
-    """Every setting of a config class with its default, as YAML with comments."""
+    """Every setting of a config class with its default, as YAML below what the class says about itself."""
     import yaml
+    from pydantic_core import to_jsonable_python
 
-    lines = []
+    from fledge.core.config import Config
+
+    about = [parent.__doc__ or "" for parent in cls.__mro__[: cls.__mro__.index(Config)]]
+    lines = [f"# {line.strip()}".rstrip() for text in about for line in text.strip().splitlines()]
     for key, field in cls.model_fields.items():
         if field.is_required():
             lines.append(f"{key}:  # required")
-            continue
-        value = field.get_default(call_default_factory=True)
-        plain = (
-            value.model_dump(mode="json")
-            if hasattr(value, "model_dump")
-            else cls.__pydantic_serializer__.to_python(value, mode="json")
-        )
-        lines.append(yaml.safe_dump({key: plain}, sort_keys=False).rstrip())
+        else:
+            value = to_jsonable_python(field.get_default(call_default_factory=True))
+            lines.append(yaml.safe_dump({key: value}, sort_keys=False, allow_unicode=True).rstrip())
     return "\n".join(lines)
 
 
@@ -153,9 +159,7 @@ def run() -> None:
     """The entry point: turns failures into one clear line and an exit code."""
     debug = "--debug" in sys.argv[1:]
     try:
-        app(standalone_mode=False)
-    except typer.Exit as exit_:
-        sys.exit(exit_.exit_code)
+        sys.exit(app([text for text in sys.argv[1:] if text != "--debug"], standalone_mode=False) or 0)
     except Stopped as stopped:
         console.print(f"[yellow]{escape(str(stopped))}[/]")
         sys.exit(130)
@@ -177,13 +181,15 @@ def run() -> None:
 
 def unexpected(error: Exception, debug: bool) -> int:
     """Says what went wrong where nothing better is known; usage errors keep their own words."""
+    if isinstance(error, UsageError):
+        console.print(f"[red]error:[/] {escape(str(error.format_message()))}\n  → fledge --help", soft_wrap=True)
+        return 2
     if debug:
         raise error
-    if hasattr(error, "format_message"):
-        console.print(f"[red]error:[/] {escape(error.format_message())}\n  → fledge --help", soft_wrap=True)
-        return 2
-    if isinstance(error, MemoryError) or "not enough memory" in str(error) or "out of memory" in str(error):
+    if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error)):
         reason, remedy = "out of memory", "use a smaller scale, model or tokens_per_microbatch"
+    elif isinstance(error, OSError) and error.filename:
+        reason, remedy = f"{error.filename}: {error.strerror}", "check the path and its permissions"
     else:
         reason, remedy = f"{type(error).__name__}: {error}", "this is a bug in fledge; --debug shows where"
     console.print(f"[red]error:[/] {escape(reason)}\n  → {escape(remedy)}", soft_wrap=True)

@@ -5,7 +5,7 @@ error that suggests the right one. There is no global config and no inheritance 
 """
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -61,10 +61,11 @@ def set_path(values: dict[str, Any], override: str) -> None:
         )
     *parents, last = key.strip().split(".")
     for parent in parents:
-        child = values.setdefault(parent, {})
-        if not isinstance(child, dict):
+        if values.get(parent) is None:
+            values[parent] = {}
+        if not isinstance(values[parent], dict):
             raise FledgeError(f"'{key}': '{parent}' is a value, not a group of settings", "check the key")
-        values = child
+        values = values[parent]
     try:
         values[last] = yaml.safe_load(text)
     except yaml.YAMLError:
@@ -72,20 +73,28 @@ def set_path(values: dict[str, Any], override: str) -> None:
 
 
 def make_config(cls: type[C], values: Mapping[str, Any], where: str) -> C:
-    """Validates `values` into `cls`; the first problem becomes a FledgeError that names the key and `where`."""
+    """Validates `values` into `cls`; the first problem becomes a FledgeError that names the key and `where`.
+
+    An unknown key comes first: it is often the missing one, misspelt.
+    """
     try:
         return cls.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
+        first = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        known = known_keys(cls, first["loc"][:-1])
-        near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1, cutoff=0.5)
-        remedy = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(known)}"
+        remedy = suggestion(str(first["loc"][-1]), known_keys(cls, first["loc"][:-1]), "known keys")
         raise FledgeError(f"unknown key '{key}' in {where}", remedy)
     if first["type"] == "missing":
         raise FledgeError(f"'{key}' is missing in {where}", f"give it: {key}=…")
     raise FledgeError(f"'{key}' in {where}: {first['msg']} (got {first['input']!r})", "correct the value")
+
+
+def suggestion(given: str, known: Iterable[str], what: str) -> str:
+    """The remedy for a name that does not exist: the nearest of the known ones, or all of them."""
+    names = list(known)
+    near = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
+    return f"did you mean '{near[0]}'?" if near else f"{what}: {', '.join(names) or 'none'}"
 
 
 def known_keys(cls: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:

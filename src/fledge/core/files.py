@@ -15,21 +15,38 @@ from typing import Any
 
 from fledge.core.errors import FledgeError
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR)
+
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turns the disk's own failures (full, read-only, no permission) into one clear line about `path`."""
+    """Turns the disk's own failures (full, read-only, no permission) into one clear line about `path`.
+
+    Libraries in Rust say them in words of their own, with the system's number in them.
+    """
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except FledgeError:
+        raise
+    except Exception as error:
+        found = error.errno if isinstance(error, OSError) else 0
+        if found in FULL or any(f"(os error {number})" in str(error) for number in FULL):
             raise FledgeError(
                 f"the disk is full: {path} could not be written",
                 "free some space, then run the same command again; finished work is kept",
             ) from None
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        place = (isinstance(error, OSError) and error.filename) or path
+        if found in FORBIDDEN or any(f"(os error {number})" in str(error) for number in FORBIDDEN):
             raise FledgeError(
-                f"{path} cannot be written: {error.strerror}", "choose a directory you may write to (--out)"
+                f"{place} cannot be opened or written: {os.strerror(found) if found else error}",
+                "mend its permissions, or choose another directory (--out)",
+            ) from None
+        if found in IN_THE_WAY:
+            raise FledgeError(
+                f"{place} cannot be made or opened: a file is in the way",
+                "move that file, or choose another directory (--out)",
             ) from None
         raise
 
@@ -102,9 +119,7 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Reads one JSON document; a missing or broken file is a FledgeError."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FledgeError(f"{path} does not exist", "run the step that writes it first") from None
+        return json.loads(read_text(path))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise FledgeError(
             f"{path} is not valid JSON: {error}", "it was cut short or edited: delete it and run again"
@@ -117,17 +132,32 @@ def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Reads one JSON object a line; a missing or broken file is a FledgeError that names the line."""
+    """Reads one JSON object a line, blank lines aside; a missing or broken file is a FledgeError."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise FledgeError(f"{path} does not exist", "run the step that writes it first") from None
+        lines = read_text(path).split("\n")  # and at nothing else: JSON leaves U+2028 and the like as they are
+    except UnicodeDecodeError as error:
+        raise FledgeError(f"{path} is not valid UTF-8: {error}", "save it as UTF-8") from None
     rows = []
     for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except json.JSONDecodeError as error:
             raise FledgeError(
                 f"{path}, line {number}: not valid JSON ({error.msg})", "mend or remove that line"
             ) from None
+        if not isinstance(row, dict):
+            raise FledgeError(f"{path}, line {number}: not an object with named columns", "mend or remove that line")
+        rows.append(row)
     return rows
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file; a missing or unreadable one is a FledgeError."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise FledgeError(f"{path} does not exist", "run the step that writes it first") from None
+    except OSError as error:
+        raise FledgeError(f"{path} cannot be read: {error.strerror}", "check the path and its permissions") from None

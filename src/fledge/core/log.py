@@ -18,7 +18,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from fledge.core.files import disk_errors
+from fledge.core.files import disk_errors, write_text_atomic
 
 
 class Log:
@@ -66,7 +66,7 @@ class Log:
         path = self.directory / "metrics.jsonl" if self.directory else None
         if path and path.exists():
             lines = [line for line in path.read_text(encoding="utf-8").splitlines() if kept(line, step)]
-            path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+            write_text_atomic(path, "".join(line + "\n" for line in lines))
 
     @contextmanager
     def progress(self, total: int, description: str, done: int = 0, unit: str = "") -> Iterator["Bar"]:

@@ -72,6 +72,7 @@ def convert(rows: Sequence[Row], make: Callable[[Row], Noun], layouts: str) -> t
 
 
 def document(row: Row) -> Document:
+    """The document in a row's `text`; raises Dropped with the reason if there is none."""
     text = row.get("text")
     if not isinstance(text, str):
         raise Dropped("no text column" if text is None else "text is not a string")
@@ -82,6 +83,7 @@ def document(row: Row) -> Document:
 
 
 def conversation(row: Row) -> Conversation:
+    """The demonstration in a row of any known layout; raises Dropped with the reason if there is none."""
     for column in ("messages", "conversations"):
         if row.get(column) is not None:
             return Conversation(checked(turns(row[column])))
@@ -92,6 +94,7 @@ def conversation(row: Row) -> Conversation:
 
 
 def comparison(row: Row) -> Comparison:
+    """The ranked answers in a row of any known layout; raises Dropped with the reason if there are none."""
     if row.get("completions") is not None:
         prompt, answers, ranks = prompt_of(row), *ranked(row)
     elif row.get("chosen") is not None and row.get("rejected") is not None:
@@ -185,6 +188,7 @@ def turns(value: Any) -> tuple[Message, ...]:
 
 
 def message(turn: Row) -> Message:
+    """One turn, {role, content} or {from, value}; content may be a list of text parts."""
     name = turn.get("role", turn.get("from"))
     role = ROLES.get(name) if isinstance(name, str) else None
     if role is None:

@@ -33,6 +33,7 @@ def text(file: io.BufferedReader, size: int) -> Rows:
 
 
 def text_row(data: bytes) -> Row | Unusable:
+    """A row of a text, if it is UTF-8 and not blank."""
     try:
         content = data.decode()
     except UnicodeDecodeError:
@@ -55,6 +56,7 @@ def jsonl(file: io.BufferedReader) -> Rows:
 
 
 def json_lines(file: IO[bytes]) -> Rows:
+    """One JSON object a line; blank lines are passed over."""
     for number, line in enumerate(lines(file), 1):
         if line is None:
             yield str(number), Unusable(LONG_LINE)
@@ -88,6 +90,7 @@ def json_document(file: io.BufferedReader) -> Rows:
 
 
 def parse(data: bytes) -> Any:
+    """The value of a JSON text; raises Unusable with the reason if it has none that can be written again."""
     try:
         value = json.loads(data)
         if b"\\u" in data:
@@ -104,6 +107,7 @@ def parse(data: bytes) -> Any:
 
 
 def checked(row: Any) -> Row | Unusable:
+    """The row, if it has named columns."""
     return row if isinstance(row, dict) else Unusable(NO_OBJECT)
 
 
@@ -168,6 +172,7 @@ def arrow(file: io.BufferedReader) -> Rows:
 
 
 def columnar(batches: Callable[[], Iterator[pa.RecordBatch]], name: str) -> Rows:
+    """The rows of record batches, at most BATCH of them held at once; `name` is the format's, for the report."""
     number = 0
     try:
         for batch in batches():
@@ -180,6 +185,7 @@ def columnar(batches: Callable[[], Iterator[pa.RecordBatch]], name: str) -> Rows
 
 
 def batch_rows(batch: pa.RecordBatch) -> list[Row | Unusable]:
+    """The rows of a batch; a row with a string that is not UTF-8 costs only itself."""
     try:
         return batch.to_pylist()
     except UnicodeDecodeError:

@@ -27,6 +27,11 @@ class Example:
     ids: np.ndarray
     mask: np.ndarray
 
+    @classmethod
+    def of(cls, ids: Sequence[int] | np.ndarray) -> "Example":
+        """A text of which every token is supervised."""
+        return cls(np.asarray(ids, dtype=np.int32), np.ones(len(ids), dtype=bool))
+
 
 @dataclass(frozen=True, slots=True)
 class Row:

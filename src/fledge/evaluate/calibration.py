@@ -22,7 +22,7 @@ def bin_sums(confidence: np.ndarray, correct: np.ndarray, bins: int = BINS, lowe
 
 
 def bin_of(confidence: np.ndarray, bins: int = BINS, lowest: float = 0.0) -> np.ndarray:
-    """The bin [P] of each confidence [P]; bin k is (edge k, edge k+1], as in the paper, the first with its lower edge."""
+    """The bin [P] of each confidence [P]; bin k is (edge k, edge k+1], the first with its lower edge."""
     return np.clip(np.ceil((confidence - lowest) / (1 - lowest) * bins).astype(np.int64) - 1, 0, bins - 1)
 
 

@@ -12,7 +12,7 @@ from fledge.data.rankings import Ranked, ranked_batch
 def score_sequences(
     model: nn.Module, sequences: Sequence[Sequence[int]], length: int, per_batch: int = 256
 ) -> torch.Tensor:
-    """Raw scores [N], float32 on the CPU, of N sequences of at most `length` tokens; order and batching do not matter."""
+    """Raw scores [N], float32 on the CPU, of N sequences of at most `length` tokens, whatever their order."""
     device = next(model.parameters()).device
     training = model.training
     model.eval()

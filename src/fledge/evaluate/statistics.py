@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from scipy.stats import binomtest
 
+Numbers = Sequence[float] | np.ndarray
 RESAMPLES = 1000
 
 
@@ -38,13 +39,13 @@ def proportion(hits: int, n: int) -> Estimate:
     return Estimate(hits / n, float(interval.low), float(interval.high), n)
 
 
-def mean(values: Sequence[float], seed: int = 0) -> Estimate:
+def mean(values: Numbers, seed: int = 0) -> Estimate:
     """The mean with a bootstrap interval; no values give NaN."""
     columns = np.asarray(values, dtype=float)[:, None]
     return bootstrap(columns, lambda totals: totals[:, 0] / len(columns), seed) if len(columns) else UNKNOWN
 
 
-def ratio(numerators: Sequence[float], denominators: Sequence[float], seed: int = 0) -> Estimate:
+def ratio(numerators: Numbers, denominators: Numbers, seed: int = 0) -> Estimate:
     """Σ numerators / Σ denominators with a bootstrap interval over the units: bits per byte of documents."""
     columns = np.stack([np.asarray(numerators, float), np.asarray(denominators, float)], axis=1)
     return bootstrap(columns, lambda totals: totals[:, 0] / totals[:, 1], seed)

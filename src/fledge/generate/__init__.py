@@ -1,1 +1,1 @@
-""""""
+"""Text from models: sampling, the engine, the assistant."""

@@ -30,6 +30,7 @@ from fledge.text.template import render
 from fledge.text.tokenizer import Tokenizer
 
 STEPS = ("ppo", "sft", "pretrain")  # a recipe's models one can talk to, the most advanced first
+ROLES = ("system", "user", "assistant")
 ANSWER = 256  # tokens an answer may have if nobody says otherwise
 
 Prompt = str | Sequence[Message | Mapping[str, str]] | Conversation
@@ -56,7 +57,7 @@ def load(directory: str | Path, *, device: str = "auto", dtype: str = "auto") ->
     where = find_model(Path(directory))
     on = pick_device(device)
     precision = torch.float32 if dtype == "auto" and on.type == "cpu" else pick_dtype(dtype, on)
-    config, extra = read_config(where)
+    _, extra = read_config(where)
     model = load_model(where, device=on, dtype=precision).eval().requires_grad_(False)
     return Assistant(model, Tokenizer.load(where), reward_mean=float(extra.get("reward_mean", 0.0)))
 
@@ -124,6 +125,12 @@ class Assistant:
             raise FledgeError(
                 f"the prompt has {len(ids)} tokens, the model's context is {self.config.context} with the answer",
                 "shorten the prompt",
+            )
+        if max_new_tokens is not None and max_new_tokens > room:
+            raise FledgeError(
+                f"a prompt of {len(ids)} tokens leaves room for {room} of the {max_new_tokens} new ones, "
+                f"the model's context is {self.config.context}",
+                "shorten the prompt or lower max_new_tokens",
             )
         return Request(
             ids=ids,
@@ -199,6 +206,8 @@ def as_messages(prompt: Conversation | Sequence[Message | Mapping[str, str]]) ->
             messages.append(Message(str(turn["role"]), str(turn["content"])))
         else:
             raise FledgeError(f"not a message: {turn!r}", 'write {"role": "user", "content": "…"}')
+        if messages[-1].role not in ROLES:
+            raise FledgeError(f"a message has the unknown role '{messages[-1].role}'", f"known: {', '.join(ROLES)}")
     return messages
 
 

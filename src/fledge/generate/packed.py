@@ -2,9 +2,9 @@
 
 A plain `F.linear` of a few rows uses a third of a CPU's memory bandwidth and hardly its bfloat16 units; oneDNN's own
 weight layout uses both. For small models the number of operators per token decides: norms are folded into the
-linears behind them, queries and keys are normalised and rotated as one. The residual stream and the norms stay in float32 as in training under autocast. Where the packed operator is missing,
-and on a GPU, the same copy runs on plain linears. The copy is of the weights as they are now; embeddings are shared
-with the model. Leaves out int8.
+linears behind them, queries and keys are normalised and rotated as one. The residual stream and the norms stay in
+float32 as in training under autocast. Where the packed operator is missing, and on a GPU, the same copy runs on plain
+linears. The copy is of the weights as they are now; embeddings are shared with the model. Leaves out int8.
 
 Shapes: B batch, T time, E width, F feed-forward width, H heads, Hkv key-value heads, D head size, S keys in reach,
 V vocabulary.
@@ -13,6 +13,7 @@ V vocabulary.
 import math
 from dataclasses import dataclass
 from functools import cache as memo
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -48,7 +49,7 @@ class PackedModel:
         self.embedding = backbone.embedding.weight
         self.cos = torch.cat([backbone.cos, backbone.cos], -1)  # [context, D]
         self.sin = torch.cat([-backbone.sin, backbone.sin], -1)
-        self.layers = [Layer(block, dtype) for block in backbone.blocks]
+        self.layers = [Layer(cast(Block, block), dtype) for block in backbone.blocks]
         self.norm = Norm(backbone.norm.eps, self.config.width, self.device)
         weight = self.embedding if model.head is None else model.head.weight
         self.head = Linear(weight * self.norm.folded(backbone.norm.weight), None, dtype)
@@ -56,9 +57,8 @@ class PackedModel:
     def __call__(self, ids: Tensor, positions: Tensor, cache: Cache) -> PackedOutput:
         """ids, positions int64 [B, T]: tokens written to the cache at their positions, each seeing what is cached up
         to its own. `cache` has B rows."""
-        batch, time = ids.shape
         cos, sin = self.cos[positions][:, :, None], self.sin[positions][:, :, None]  # [B, T, 1, D]
-        rows = torch.arange(batch, device=ids.device)[:, None]
+        rows = torch.arange(len(ids), device=ids.device)[:, None]
         mask = self._mask(positions, cache.reach)
         x = F.embedding(ids, self.embedding).float()
         for layer, keys, values in zip(self.layers, cache.keys, cache.values):

@@ -1,6 +1,6 @@
 """What goes into the engine and what comes out."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from fledge.generate.sampling import Sampling
@@ -15,7 +15,7 @@ class Request:
 
     ids: list[int]
     max_new_tokens: int
-    sampling: Sampling = Sampling()
+    sampling: Sampling = field(default_factory=Sampling)
     seed: int = 0
     stop_ids: tuple[int, ...] = ()
     stop: tuple[str, ...] = ()

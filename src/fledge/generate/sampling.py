@@ -58,8 +58,8 @@ class Settings:
     floor: bool
     penalised: bool
 
-    def rows(self, index: Tensor) -> "Settings":
-        """The settings of the rows `index` [N], in that order."""
+    def rows(self, index: Tensor | slice) -> "Settings":
+        """The settings of the rows `index` [N] or of a slice of rows."""
         names = ("temperature", "top_k", "top_p", "min_p", "repetition", "presence", "frequency")
         return replace(self, **{name: getattr(self, name)[index] for name in names})
 

@@ -62,13 +62,12 @@ class Slots:
     def prefill(self, new: Sequence[int]) -> Tensor | None:
         """Let in the requests `new`: run their prompts, right-padded, and draw their first tokens.
 
-        Returns which of them have ended, bool [len(new)], or None if none has.
+        A prompt that several of them share is run once. Returns which have ended, bool [len(new)], or None if none.
         """
         first, prompts = self.live, [self.requests[index].ids for index in new]
-        longest = max(map(len, prompts))
-        ids = self._tensor([pad(prompt, longest, 0) for prompt in prompts])
-        last = self._tensor([len(prompt) - 1 for prompt in prompts])
-        positions = torch.arange(longest, device=self.device).expand(len(new), -1)
+        places: dict[tuple[int, ...], int] = {}
+        source = self._tensor([places.setdefault(tuple(prompt), len(places)) for prompt in prompts])
+        longest, last = max(map(len, prompts)), self._tensor([len(prompt) - 1 for prompt in prompts])
         self.live += len(new)
         self.owners += new
         rows = slice(first, self.live)
@@ -78,9 +77,14 @@ class Slots:
             self.seen[rows], self.uses[rows] = False, 0
             for row, prompt in enumerate(prompts, first):
                 self.seen[row, self._tensor(prompt)] = True
-        output = self.model(ids, positions, cache=view(self.cache, first, self.live, longest))
-        final = replace(output, hidden=output.hidden[torch.arange(len(new), device=self.device), last])
-        ended = self._advance(first, final.logits())
+        ids = self._tensor([pad(prompt, longest, 0) for prompt in places])
+        positions = torch.arange(longest, device=self.device).expand(len(places), -1)
+        part = view(self.cache, first, first + len(places), longest)
+        output = self.model(ids, positions, cache=part)
+        if len(places) < len(new):
+            for values in (*self.cache.keys, *self.cache.values):
+                values[rows, :, :longest] = values[first : first + len(places), :, :longest][source]
+        ended = self._advance(first, replace(output, hidden=output.hidden[source, last]).logits())
         self.view.reach = int(self.position[: self.live].max())
         return ended
 

@@ -20,35 +20,65 @@ from fledge.core.log import Log
 from fledge.stages import load_stage
 
 
-def outside_inputs(config: Config) -> dict[str, Any]:
-    """Sizes and times of the files and folders outside a run that the config's path fields name."""
+def outside_inputs(config: Config, run: Path | None = None) -> dict[str, Any]:
+    """Sizes and times of the files and folders, outside the directory `run`, that the config's path fields name."""
     found = {}
     for key, value in config:
-        for path in value if isinstance(value, list | tuple) else [value]:
-            if isinstance(path, Path) and path.exists():
+        values = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
+        for path in values:
+            if isinstance(path, Path) and path.exists() and not (run and path.is_relative_to(run)):
                 found[f"{key}:{path}"] = stamp(path)
     return found
 
 
 def stamp(path: Path) -> list[Any]:
     """What changes when a file or the files of a folder change; an artifact is known by its fingerprint."""
-    if (path / "artifact.json").is_file():
-        return [read_json(path / "artifact.json")["fingerprint"]]
+    mark = stamped(path)
+    if mark:
+        return [mark]
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
     return [(str(f), s.st_size, s.st_mtime_ns) for f in files if f.is_file() for s in [f.stat()]]
 
 
 def finished(directory: Path, mark: str) -> bool:
     """Whether `directory` holds the whole artifact of fingerprint `mark`."""
+    return stamped(directory) == mark
+
+
+def stamped(directory: Path) -> str | None:
+    """The fingerprint of the artifact in `directory`, or None if there is no whole one."""
     path = directory / "artifact.json"
-    return path.is_file() and read_json(path)["fingerprint"] == mark
+    if not path.is_file():
+        return None
+    content = read_json(path)
+    return content.get("fingerprint") if isinstance(content, dict) else None
+
+
+def begun(directory: Path, mark: str) -> bool:
+    """Whether unfinished work on the artifact of fingerprint `mark` lies beside `directory`."""
+    path = work_of(directory) / "fingerprint"
+    return path.is_file() and path.read_text() == mark
+
+
+def work_of(directory: Path) -> Path:
+    """Where an artifact is made before it is moved to `directory`."""
+    return directory.with_name(f".{directory.name}.work")
 
 
 def make(stage: str, config: Config, directory: Path, mark: str, log: Log) -> dict[str, Any]:
-    """Runs one stage into `directory` and returns its summary; goes on where an interrupted run of it stopped."""
-    work = directory.with_name(f".{directory.name}.work")
+    """Runs one stage into `directory` and returns its summary; goes on where an interrupted run of it stopped.
+
+    An artifact of other settings that stands there is replaced at the end; anything else is refused.
+    """
+    work = work_of(directory)
     with disk_errors(directory):
-        if not (work / "fingerprint").is_file() or (work / "fingerprint").read_text() != mark:
+        if directory.exists() and stamped(directory) is None and (not directory.is_dir() or any(directory.iterdir())):
+            raise FledgeError(f"{directory} is not empty and not a fledge artifact", "choose another --out")
+        if finished(work, mark):  # a process that was killed had only this left to do
+            settle(work, directory)
+            summary: dict[str, Any] = read_json(directory / "summary.json")
+            return summary
+        if not begun(directory, mark):
             shutil.rmtree(work, ignore_errors=True)
             work.mkdir(parents=True)
             write_text_atomic(work / "fingerprint", mark)
@@ -70,11 +100,16 @@ def make(stage: str, config: Config, directory: Path, mark: str, log: Log) -> di
             "environment": environment(),
         }
         write_json(work / "artifact.json", artifact)
-        shutil.rmtree(work / "resume", ignore_errors=True)
-        for name in ("fingerprint", "seconds"):
-            (work / name).unlink()
-        install(work, directory)
+        settle(work, directory)
     return summary
+
+
+def settle(work: Path, directory: Path) -> None:
+    """Removes what only unfinished work needs and moves the artifact into place."""
+    shutil.rmtree(work / "resume", ignore_errors=True)
+    for name in ("fingerprint", "seconds"):
+        (work / name).unlink(missing_ok=True)
+    install(work, directory)
 
 
 def spent(work: Path) -> float:
@@ -89,20 +124,20 @@ def mark_of(stage: str, config: Config) -> str:
 
 
 @contextmanager
-def locked(directory: Path) -> Iterator[None]:
-    """Holds a run directory for this process; a second process is refused with the first one's number."""
+def locked(place: Path, file: Path) -> Iterator[None]:
+    """Holds `place` for this process by a lock on `file`; a second process is refused with the first one's number."""
     import fcntl
 
-    with disk_errors(directory):
-        directory.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT)
+    with disk_errors(place):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             owner = os.pread(descriptor, 32, 0).decode().strip() or "unknown"
             raise FledgeError(
-                f"{directory} is in use by another fledge (process {owner})", "wait for it, or choose another --out"
+                f"{place} is in use by another fledge (process {owner})", "wait for it, or choose another --out"
             ) from None
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, str(os.getpid()).encode(), 0)

@@ -26,7 +26,9 @@ def show_plan(steps: list[Step], recipe: dict[str, Any], scale: str, log: Log) -
         rows.append([step.name, step.stage, state, duration(seconds) if seconds and not step.done else ""])
     log.table("plan", ["step", "stage", "state", "about"], rows)
     if left:
-        log.say(f"about [bold]{duration(left)}[/] to go on this machine, up to {reference['gigabytes']:.1f} GiB of memory")
+        log.say(
+            f"about [bold]{duration(left)}[/] to go on this machine, up to {reference['gigabytes']:.1f} GiB of memory"
+        )
     free = free_memory(pick_device())
     log.say(f"[dim]{free / 2**30:.0f} GiB are free; nothing was run[/]")
 

@@ -13,13 +13,14 @@ from typing import Any
 
 import yaml
 
-from fledge.core.config import Config, make_config, read_yaml, set_path
+from fledge.core.config import Config, make_config, read_yaml, set_path, suggestion
 from fledge.core.errors import FledgeError
 from fledge.core.files import fingerprint, write_text_atomic
 from fledge.core.log import Log
-from fledge.recipes.artifact import finished, locked, make, outside_inputs
+from fledge.recipes.artifact import begun, finished, locked, make, outside_inputs
 from fledge.stages import STAGES, load_stage
 
+KEYS = ("settings", "scales", "steps", "reference")
 REFERENCE = re.compile(r"\$\{([^}]+)\}")
 
 
@@ -39,7 +40,7 @@ class Step:
 
     @property
     def begun(self) -> bool:
-        return self.directory.with_name(f".{self.name}.work").exists()
+        return begun(self.directory, self.mark)
 
 
 def recipe_names() -> list[str]:
@@ -51,12 +52,25 @@ def recipe_names() -> list[str]:
 def read_recipe(name: str) -> dict[str, Any]:
     """A recipe by name, or by the path of a YAML file."""
     if name.endswith((".yaml", ".yml")):
-        return read_yaml(Path(name))
+        return checked(read_yaml(Path(name)), name)
     if name not in recipe_names():
         raise FledgeError(
-            f"there is no recipe '{name}'", f"recipes: {', '.join(recipe_names())}, or a path to a YAML file"
+            f"there is no recipe '{name}'", suggestion(name, recipe_names(), "give a YAML file or one of")
         )
     return yaml.safe_load((resources.files("fledge.recipes") / f"{name}.yaml").read_text(encoding="utf-8"))
+
+
+def checked(recipe: dict[str, Any], where: str) -> dict[str, Any]:
+    """The recipe, if it has the form of one."""
+    for key in recipe:
+        if key not in KEYS:
+            raise FledgeError(f"unknown key '{key}' in {where}", suggestion(str(key), KEYS, "known keys"))
+    steps = recipe.get("steps")
+    if not isinstance(steps, dict) or not all(isinstance(config, dict | None) for config in steps.values()):
+        raise FledgeError(
+            f"{where} has no 'steps', each with its settings", "write e.g. steps: {curate: {documents: my.jsonl}}"
+        )
+    return recipe
 
 
 def plan(recipe: dict[str, Any], run: Path, scale: str = "", overrides: Sequence[str] = ()) -> list[Step]:
@@ -64,18 +78,18 @@ def plan(recipe: dict[str, Any], run: Path, scale: str = "", overrides: Sequence
 
     An override is `setting=value` or `step.key=value`. Unknown names are FledgeErrors.
     """
-    settings: dict[str, Any] = dict(recipe.get("settings", {}))
-    steps: dict[str, dict[str, Any]] = {name: dict(config) for name, config in recipe["steps"].items()}
-    scales = recipe.get("scales", {})
+    settings: dict[str, Any] = dict(recipe.get("settings") or {})
+    steps: dict[str, dict[str, Any]] = {name: dict(config or {}) for name, config in recipe["steps"].items()}
+    scales = recipe.get("scales") or {}
     if scale and scale not in scales:
-        raise FledgeError(f"unknown scale '{scale}'", f"scales of this recipe: {', '.join(scales)}")
-    for override in [*scales.get(scale, []), *overrides]:
+        raise FledgeError(f"unknown scale '{scale}'", suggestion(scale, scales, "scales of this recipe"))
+    for override in [*(scales.get(scale) or []), *overrides]:
         apply_override(settings, steps, override)
     planned: dict[str, Step] = {}
     for name, values in steps.items():
         stage = values.pop("stage", name)
         if stage not in STAGES:
-            raise FledgeError(f"step '{name}' asks for an unknown stage '{stage}'", f"stages: {', '.join(STAGES)}")
+            raise FledgeError(f"step '{name}' asks for an unknown stage '{stage}'", suggestion(stage, STAGES, "stages"))
         if values.pop("skip", False):
             continue
         places: dict[str, Any] = settings | {"run": run} | {s.name: s.directory for s in planned.values()}
@@ -84,7 +98,7 @@ def plan(recipe: dict[str, Any], run: Path, scale: str = "", overrides: Sequence
         if "run" in references(values):
             upstream = {s.name: s.mark for s in planned.values()}
         marks: dict[str, Any] = settings | {"run": "run"} | {s: f"step {s}" for s in planned}
-        outside = {k: v for k, v in outside_inputs(config).items() if f":{run}" not in k}
+        outside = outside_inputs(config, run)
         mark = fingerprint([stage, resolve(values, marks, name), config_defaults(config, values), upstream, outside])
         planned[name] = Step(name, stage, config, run / name, mark)
     return list(planned.values())
@@ -103,8 +117,8 @@ def apply_override(settings: dict[str, Any], steps: dict[str, dict[str, Any]], o
     elif first in settings:
         set_path(settings, override)
     else:
-        known = f"settings: {', '.join(settings) or 'none'}; steps: {', '.join(steps)}"
-        raise FledgeError(f"'{first}' is neither a setting nor a step of this recipe", known)
+        remedy = suggestion(first, [*settings, *steps], "settings and steps")
+        raise FledgeError(f"'{first}' is neither a setting nor a step of this recipe", remedy)
 
 
 def references(values: Any) -> set[str]:
@@ -122,7 +136,8 @@ def resolve(values: Any, places: dict[str, Any], step: str) -> Any:
         return values
     for name in REFERENCE.findall(values):
         if name not in places:
-            raise FledgeError(f"step '{step}' refers to '{name}', which is no setting and no earlier step", "check it")
+            known = suggestion(name, places, "it may refer to")
+            raise FledgeError(f"step '{step}' refers to '{name}', which is no setting and no earlier step", known)
     whole = REFERENCE.fullmatch(values)
     if whole:
         return places[whole[1]]
@@ -131,7 +146,7 @@ def resolve(values: Any, places: dict[str, Any], step: str) -> Any:
 
 def run_recipe(steps: list[Step], run: Path, log: Log) -> None:
     """Runs what is not finished yet, in order, holding the run directory meanwhile."""
-    with locked(run):
+    with locked(run, run / ".lock"):
         for number, step in enumerate(steps, 1):
             title = f"[bold]{number}/{len(steps)} {step.name}[/]"
             if step.done:

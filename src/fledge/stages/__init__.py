@@ -13,6 +13,7 @@ from fledge.core.log import Log
 
 STAGES = {
     "collect": "read the documentation and source of a Python installation",
+    "ingest": "sort your own files into text, demonstrations and comparisons",
     "curate": "clean, filter and de-duplicate documents",
     "tokenizer": "learn a byte-level BPE vocabulary",
     "pretrain": "learn language by predicting the next token",

@@ -17,14 +17,14 @@ from fledge.core.errors import FledgeError
 from fledge.core.files import read_jsonl, write_json
 from fledge.core.log import Log
 from fledge.core.nouns import messages_of
-from fledge.data.columns import to_documents
-from fledge.data.readers import read
-from fledge.evaluate.labeller import prefer, verdict
+from fledge.evaluate.labeller import Verdict, prefer, verdict
 from fledge.evaluate.language import evaluate_language
 from fledge.evaluate.statistics import Estimate, proportion, win_rate
 from fledge.generate.engine import Completion, Engine
 from fledge.generate.sampling import Sampling
 from fledge.stages.asking import ask, ask_base
+from fledge.stages.examples import read_documents
+from fledge.stages.preflight import check_contamination
 from fledge.text.tokenizer import Tokenizer
 
 
@@ -56,7 +56,14 @@ def evaluate(config: EvaluateConfig, out: Path, log: Log) -> dict[str, Any]:
     rows = rows[: config.limit or len(rows)]
     if not rows:
         raise FledgeError(f"{config.questions} holds no questions", "run the step that writes it again")
-    documents = to_documents(read(config.documents).rows)[0] if config.documents else []
+    lacking = [key for key in ("prompt", "kind", "truth", "split", "name") if key not in rows[0]]
+    if lacking:
+        raise FledgeError(
+            f"{config.questions} has no column '{lacking[0]}'", "give the evaluation.jsonl of `questions`"
+        )
+    if config.shots:
+        check_contamination(demonstrated(config.shots), [str(row["prompt"]) for row in rows], "questions")
+    documents = read_documents(config.documents, log) if config.documents else []
     device = pick_device(config.device)
     precision = autocast(device, pick_dtype("auto", device))
 
@@ -121,11 +128,17 @@ def few_shots(config: EvaluateConfig) -> list[tuple[str, str]]:
     return [*chosen[:-1], *declines[:1], *chosen[-1:]]
 
 
+def demonstrated(path: Path) -> list[str]:
+    """Every prompt that a demonstration answers."""
+    said = [row["messages"] for row in read_jsonl(path)]
+    return [str(turns[:i]) for turns in said for i, turn in enumerate(turns) if turn["role"] == "assistant"]
+
+
 def figures(rows: Sequence[dict[str, Any]], answers: Sequence[str]) -> dict[str, Estimate]:
     """Shares of verdicts by what was asked."""
     verdicts = [verdict(text, row["truth"], row["kind"]) for row, text in zip(rows, answers, strict=True)]
 
-    def share(of: str, split: Sequence[str], kind: str = "") -> Estimate:
+    def share(of: Verdict, split: Sequence[str], kind: str = "") -> Estimate:
         chosen = [v for v, r in zip(verdicts, rows, strict=True) if r["split"] in split and kind in ("", r["kind"])]
         return proportion(chosen.count(of), len(chosen))
 

@@ -1,13 +1,27 @@
 """Documents, conversations and comparisons as token ids with a mask of what is supervised."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
+from rich.markup import escape
 
+from fledge.core.log import Log
 from fledge.core.nouns import Conversation, Document, Message
+from fledge.data.columns import to_documents
 from fledge.data.packing import Example
+from fledge.data.readers import read
 from fledge.text.template import render
 from fledge.text.tokenizer import Tokenizer
+
+
+def read_documents(path: Path, log: Log) -> list[Document]:
+    """The documents of any readable file or folder; says what was left out and why."""
+    rows = read(path)
+    documents, dropped = to_documents(rows.rows)
+    for reason, count in [*rows.report.dropped.items(), *dropped.items()]:
+        log.say(f"[yellow]{escape(f'{path.name}: left out {count:,} rows: {reason}')}[/]")
+    return documents
 
 
 def document_examples(documents: Sequence[Document], tokenizer: Tokenizer) -> dict[str, list[Example]]:
@@ -15,8 +29,7 @@ def document_examples(documents: Sequence[Document], tokenizer: Tokenizer) -> di
     mark = np.array([tokenizer.document_id], dtype=np.int32)
     found: dict[str, list[Example]] = {}
     for document, ids in zip(documents, tokenizer.encode_batch([d.text for d in documents]), strict=True):
-        whole = np.concatenate([mark, ids, mark])
-        found.setdefault(document.kind or "text", []).append(Example(whole, np.ones(len(whole), dtype=bool)))
+        found.setdefault(document.kind or "text", []).append(Example.of(np.concatenate([mark, ids, mark])))
     return found
 
 

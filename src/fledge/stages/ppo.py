@@ -6,7 +6,6 @@ in (PPO-ptx). Rollouts use the engine on the very weights that are trained. The 
 mean on demonstrations.
 """
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,19 +15,18 @@ from rich.markup import escape
 
 from fledge.checkpoint.directory import load_model, read_config, save_model
 from fledge.core.device import pick_device, pick_dtype
-from fledge.core.errors import FledgeError
-from fledge.core.files import read_jsonl
+from fledge.core.files import read_jsonl, write_jsonl
 from fledge.core.log import Log
-from fledge.core.nouns import Conversation, Message, messages_of
-from fledge.data.columns import to_documents
+from fledge.core.nouns import Message
+from fledge.data.columns import checked, convert, prompt_of
 from fledge.data.readers import read
 from fledge.data.stream import Stream
 from fledge.evaluate.scoring import score_sequences
 from fledge.generate.engine import Completion, Engine, Request
 from fledge.generate.sampling import Sampling
 from fledge.objectives.policy import ppo as ppo_loss
-from fledge.stages.examples import document_examples
-from fledge.stages.preflight import check_finite, check_memory, check_tokenizer
+from fledge.stages.examples import document_examples, read_documents
+from fledge.stages.preflight import check_finite, check_length, check_memory, check_prompts, check_tokenizer
 from fledge.stages.pretrain import mixture
 from fledge.stages.session import Session, TrainConfig
 from fledge.text.template import render
@@ -67,14 +65,17 @@ def ppo(config: PpoConfig, out: Path, log: Log) -> dict[str, Any]:
     device = pick_device(config.device)
     tokenizer = Tokenizer.load(config.policy)
     check_tokenizer(tokenizer)
-    prompts = read_prompts(config.prompts, tokenizer)
+    shape = read_config(config.policy)[0]
+    check_length(config.length, shape)
+    prompts = read_prompts(config.prompts, tokenizer, log)
+    check_prompts(prompts, config.max_new_tokens, config.length)
+    check_memory(shape, device, config.tokens_per_microbatch, config.length, copies=8, log=log)
     policy, reference = (load_model(config.policy, device=device) for _ in range(2))
     critic, scorer = (load_model(config.reward, device=device) for _ in range(2))
     for model, path in ((policy, config.policy), (scorer, config.reward)):
         check_finite(model, str(path))
     reward_mean = float(read_config(config.reward)[1].get("reward_mean", 0.0))
     model = ActorCritic(policy, critic)
-    check_memory(policy, config.tokens_per_microbatch, config.length, copies=8, log=log)
 
     engine = Engine(policy, tokenizer, max_batch=config.batch)
     sampling = Sampling(temperature=config.temperature)
@@ -95,15 +96,17 @@ def ppo(config: PpoConfig, out: Path, log: Log) -> dict[str, Any]:
     rollouts = Rollouts(
         model, reference, prompts, sample, score, config.rollouts,
         length=config.length, rows_per_microbatch=config.rows_per_microbatch,
-        dtype=pick_dtype(config.dtype, device), seed=config.seed, ptx=pretraining(config, tokenizer),
+        dtype=pick_dtype(config.dtype, device), seed=config.seed, ptx=pretraining(config, tokenizer, log),
     )  # fmt: skip
     loss = partial(
         ppo_loss, clip=config.clip_ratio, value_clip=config.value_clip, value_coefficient=config.value_coefficient
     )
     session = Session(config, model, rollouts, config.iterations * rollouts.steps_per_iteration, out, log, "ppo")
+    rewind_samples(out, rollouts.index)
+    mixed = config.rollouts.ptx_coefficient if rollouts.ptx else 0
     log.say(
         f"{len(prompts):,} prompts; {config.iterations} iterations of {config.rollouts.answers_per_iteration} answers, "
-        f"{rollouts.steps_per_iteration} steps each; pretraining mix {config.rollouts.ptx_coefficient if rollouts.ptx else 0}"
+        f"{rollouts.steps_per_iteration} steps each; pretraining mix {mixed}"
     )
     told = -1
     for step in session.fit(loss):
@@ -119,41 +122,40 @@ def ppo(config: PpoConfig, out: Path, log: Log) -> dict[str, Any]:
     if rollouts.stopped:
         log.say(f"[yellow]stopped early: {rollouts.stopped}[/]")
     save_model(policy, out, tokenizer=tokenizer)
-    last = rollouts.iteration.numbers if rollouts.iteration else {}
+    last = rollouts.iteration.numbers if rollouts.iteration else session.watched
     return {"iterations": rollouts.index, "stopped": rollouts.stopped, "last": last, **session.summary()}
 
 
-def read_prompts(path: Path, tokenizer: Tokenizer) -> list[list[int]]:
-    """Prompts as token ids: rows with `prompt` (messages or text), or conversations up to the assistant's last turn."""
-    prompts = [as_prompt(row) for row in read_jsonl(path)]
-    if not prompts:
-        raise FledgeError(f"{path} holds no prompts", "give rows with a column 'prompt' or 'messages'")
+def read_prompts(path: Path, tokenizer: Tokenizer, log: Log) -> list[list[int]]:
+    """The prompts of any readable file as token ids; says what was left out and why."""
+    rows = read(path)
+    prompts, dropped = convert(rows.rows, as_prompt, "prompt, messages or instruction")
+    for reason, count in [*rows.report.dropped.items(), *dropped.items()]:
+        log.say(f"[yellow]{escape(f'{path.name}: left out {count:,} rows: {reason}')}[/]")
     return [render(tokenizer, prompt, add_generation_prompt=True).ids for prompt in prompts]
 
 
 def as_prompt(row: dict[str, Any]) -> tuple[Message, ...]:
-    """The messages that ask for an answer."""
-    if isinstance(row.get("prompt"), str):
-        return (Message("user", row["prompt"]),)
-    if "prompt" in row:
-        return messages_of(row["prompt"])
-    if "messages" in row:
-        return Conversation(messages_of(row["messages"])).prompt
-    raise FledgeError(f"a prompt row has the columns {', '.join(row)}", "give a column 'prompt' or 'messages'")
+    """The messages that ask for an answer: a conversation that ends in an answer is taken up to it."""
+    messages = prompt_of(row)
+    if messages and messages[-1].role == "assistant":
+        messages = messages[:-1]
+    checked((*messages, Message("assistant", "an answer")))
+    return messages
 
 
-def pretraining(config: PpoConfig, tokenizer: Tokenizer) -> Stream | None:
+def pretraining(config: PpoConfig, tokenizer: Tokenizer, log: Log) -> Stream | None:
     """The stream of the ptx rows: one micro-batch a step."""
     if config.documents is None or not config.rollouts.ptx_coefficient:
         return None
-    texts = document_examples(to_documents(read(config.documents).rows)[0], tokenizer)
+    texts = document_examples(read_documents(config.documents, log), tokenizer)
     rows = max(1, config.ptx_tokens // config.length)
     return Stream(texts, mixture({}, texts), config.length, rows, 1, config.seed + 1, split=True)
 
 
 def show_samples(found: Iteration, tokenizer: Tokenizer, count: int, out: Path, log: Log) -> None:
     """The first answers of an iteration, on the console and in samples.jsonl."""
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "iteration": found.index,
             "prompt": tokenizer.decode(prompt, skip_special=False),
@@ -162,10 +164,17 @@ def show_samples(found: Iteration, tokenizer: Tokenizer, count: int, out: Path, 
         }
         for prompt, answer, score in list(zip(found.prompts, found.answers, found.scores, strict=True))[:count]
     ]
-    with (out / "samples.jsonl").open("a", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    path = out / "samples.jsonl"
+    write_jsonl(path, [*(read_jsonl(path) if path.is_file() else []), *rows])
     shown = [[row["reward"], escape(last_turn(row["prompt"])), escape(row["answer"])] for row in rows]
     log.table(f"answers of iteration {found.index + 1}", ["reward", "prompt", "answer"], shown)
+
+
+def rewind_samples(out: Path, iteration: int) -> None:
+    """Drops the samples of `iteration` and later ones: a resumed job will draw them again."""
+    path = out / "samples.jsonl"
+    if path.is_file():
+        write_jsonl(path, [row for row in read_jsonl(path) if row["iteration"] < iteration])
 
 
 def last_turn(prompt: str) -> str:

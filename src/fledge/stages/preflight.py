@@ -15,12 +15,18 @@ from fledge.core.errors import FledgeError
 from fledge.core.log import Log
 from fledge.core.nouns import Message
 from fledge.data.packing import Example
+from fledge.model.config import ModelConfig
 from fledge.text.template import render
 from fledge.text.tokenizer import Tokenizer
 
 
 def check_tokenizer(tokenizer: Tokenizer) -> None:
-    """End-of-turn, pad and document marks must exist and differ; the template must mark what the assistant says."""
+    """Text must not become special tokens, padding must not be the end of a turn, the template must mark answers."""
+    if set(tokenizer.encode(" ".join(tokenizer.special))) & set(tokenizer.special.values()):
+        raise FledgeError(
+            "the tokenizer turns text that spells a special token into one: users could forge turns",
+            "take those tokens out of its vocabulary, they belong into added_tokens",
+        )
     if tokenizer.pad_id == tokenizer.eos_id:
         raise FledgeError(
             "the pad token is the end-of-turn token: its loss would be masked and the model would never stop",
@@ -52,7 +58,8 @@ def check_examples(examples: Sequence[Example], length: int, drop_long: bool, wh
     silent = [i for i, e in enumerate(examples) if not e.mask.any()]
     if silent:
         raise FledgeError(
-            f"{len(silent):,} of {len(examples):,} {what} have no supervised token (the first is number {silent[0] + 1})",
+            f"{len(silent):,} of {len(examples):,} {what} have no supervised token "
+            f"(the first is number {silent[0] + 1})",
             "every row needs something that the assistant says; remove rows without",
         )
     long = [e for e in examples if len(e.ids) > length]
@@ -62,7 +69,8 @@ def check_examples(examples: Sequence[Example], length: int, drop_long: bool, wh
         raise FledgeError(f"all {len(long):,} {what} are longer than {length} tokens", f"set length={longest(long)}")
     if not drop_long:
         raise FledgeError(
-            f"{len(long):,} of {len(examples):,} {what} are longer than {length} tokens (the longest {longest(long):,})",
+            f"{len(long):,} of {len(examples):,} {what} are longer than {length} tokens "
+            f"(the longest {longest(long):,})",
             f"set length={longest(long)}, or drop_long=true to leave them out",
         )
     log.say(f"[yellow]left out {len(long):,} of {len(examples):,} {what}: longer than {length} tokens[/]")
@@ -70,6 +78,7 @@ def check_examples(examples: Sequence[Example], length: int, drop_long: bool, wh
 
 
 def longest(examples: Sequence[Example]) -> int:
+    """The tokens of the longest example."""
     return max(len(e.ids) for e in examples)
 
 
@@ -112,21 +121,42 @@ def check_reward_position(ids: Sequence[Sequence[int]], tokenizer: Tokenizer) ->
         )
 
 
-def check_memory(model: nn.Module, tokens_per_microbatch: int, length: int, copies: int, log: Log) -> int:
+def check_length(length: int, shape: ModelConfig) -> None:
+    """A row must not be longer than the model's context."""
+    if length > shape.context:
+        raise FledgeError(
+            f"rows of length={length} are longer than the model's context of {shape.context}",
+            f"set length={shape.context}, or pretrain a model with context={length}",
+        )
+
+
+def check_prompts(prompts: Sequence[Sequence[int]], max_new_tokens: int, length: int) -> None:
+    """A prompt and the longest answer to it must fit into a row."""
+    most = length - max_new_tokens
+    long = [prompt for prompt in prompts if len(prompt) > most]
+    if long:
+        needed = max(map(len, long)) + max_new_tokens
+        raise FledgeError(
+            f"{len(long):,} of {len(prompts):,} prompts do not fit into {length} tokens with {max_new_tokens} new ones",
+            f"set length={needed}, lower max_new_tokens, or remove the long prompts",
+        )
+
+
+def check_memory(
+    shape: ModelConfig, device: torch.device, tokens_per_microbatch: int, length: int, copies: int, log: Log
+) -> int:
     """An estimate of the bytes that training will take (never below the truth by much); refuses when it cannot fit.
 
-    `copies` counts further frozen models of the same size.
+    Called before the model is built. `copies` counts further frozen models of the same size.
     """
-    parameter = next(model.parameters())
-    config = model.config
-    count = sum(p.numel() for p in model.parameters())
-    weights = count * 4 * (4 + copies)
-    per_token = config.layers * (34 * config.width + 4 * config.hidden + 5 * config.heads * length) + 2 * 8192
+    weights = shape.parameters() * 4 * (4 + copies)
+    per_token = shape.layers * (34 * shape.width + 4 * shape.hidden + 5 * shape.heads * length) + 2 * 8192
     needed = weights + 4 * tokens_per_microbatch * per_token
-    free = free_memory(parameter.device)
+    free = free_memory(device)
     if needed > free:
         raise FledgeError(
-            f"this would take about {needed / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free",
+            f"training {shape.parameters() / 1e6:,.1f} M parameters on micro-batches of {tokens_per_microbatch:,} "
+            f"tokens would take about {needed / 2**30:,.1f} GiB and {free / 2**30:,.1f} GiB are free",
             "lower tokens_per_microbatch, length or the model's depth",
         )
     log.say(f"[dim]about {needed / 2**30:.1f} GiB of memory; {free / 2**30:.0f} GiB are free[/]")

@@ -9,21 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import Field
 
 from fledge.checkpoint.directory import save_model
 from fledge.core.device import pick_device
 from fledge.core.errors import FledgeError
 from fledge.core.log import Log
-from fledge.data.columns import to_documents
 from fledge.data.packing import Example
-from fledge.data.readers import read
 from fledge.data.stream import Stream
 from fledge.evaluate.language import evaluate_language
 from fledge.model.config import ModelConfig
 from fledge.model.heads import build
 from fledge.objectives.language import next_token
-from fledge.stages.examples import document_examples
-from fledge.stages.preflight import check_contamination, check_memory
+from fledge.stages.examples import document_examples, read_documents
+from fledge.stages.preflight import check_contamination, check_length, check_memory
 from fledge.stages.session import Session, TrainConfig
 from fledge.text.tokenizer import Tokenizer
 
@@ -34,9 +33,9 @@ class PretrainConfig(TrainConfig):
     documents: Path
     tokenizer: Path
     heldout: Path | None = None
-    depth: int = 4
-    context: int = 512
-    tokens: int = 2_000_000
+    depth: int = Field(4, gt=0)
+    context: int = Field(512, gt=1)
+    tokens: int = Field(2_000_000, gt=0)
     weights: dict[str, float] = {}
     evaluate_every: int = 100
     evaluate_documents: int = 64
@@ -46,25 +45,28 @@ def pretrain(config: PretrainConfig, out: Path, log: Log) -> dict[str, Any]:
     """Writes a Hugging Face directory of a Qwen3-shaped decoder."""
     torch.manual_seed(config.seed)
     tokenizer = Tokenizer.load(config.tokenizer)
-    documents, _ = to_documents(read(config.documents).rows)
-    heldout = to_documents(read(config.heldout).rows)[0][: config.evaluate_documents] if config.heldout else []
+    documents = read_documents(config.documents, log)
+    heldout = read_documents(config.heldout, log)[: config.evaluate_documents] if config.heldout else []
     check_contamination((d.text for d in documents), (d.text for d in heldout), "held-out documents")
     sources = document_examples(documents, tokenizer)
 
     weights = mixture(config.weights, sources)
-    model = build(ModelConfig.sized(config.depth, tokenizer.vocab_size, config.context)).to(pick_device(config.device))
+    shape = ModelConfig.sized(config.depth, tokenizer.vocab_size, config.context)
+    device = pick_device(config.device)
+    check_length(config.length, shape)
     stream = Stream(
         sources, weights, config.length, config.rows_per_microbatch, config.microbatches, config.seed, split=True
     )
     steps = max(1, config.tokens // stream.tokens_per_step)
     show_mixture(sources, weights, steps * stream.tokens_per_step, log)
-    shape = model.config
+    flops = steps * stream.tokens_per_step * shape.flops_per_token(config.length)
     log.say(
         f"{shape.parameters() / 1e6:.1f} M parameters ({shape.layers} layers of {shape.width}), {steps:,} steps of "
-        f"{stream.tokens_per_step:,} tokens, {steps * stream.tokens_per_step * shape.flops_per_token(config.length):.2g} FLOPs"
+        f"{stream.tokens_per_step:,} tokens, {flops:.2g} FLOPs"
     )
-    check_memory(model, config.tokens_per_microbatch, config.length, copies=0, log=log)
+    check_memory(shape, device, config.tokens_per_microbatch, config.length, copies=0, log=log)
 
+    model = build(shape).to(device)
     session = Session(config, model, stream, steps, out, log, "pretrain")
     for step in session.fit(next_token):
         if heldout and (step.every(config.evaluate_every) or step.number + 1 == steps):

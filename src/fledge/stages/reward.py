@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich.markup import escape
 from torch import nn
 
-from fledge.checkpoint.directory import load_model, save_model
+from fledge.checkpoint.directory import load_model, read_config, save_model
 from fledge.core.device import pick_device
 from fledge.core.errors import FledgeError
 from fledge.core.files import write_json
@@ -27,7 +28,7 @@ from fledge.evaluate.scoring import score_sequences
 from fledge.evaluate.statistics import proportion
 from fledge.objectives.preference import ranking
 from fledge.stages.examples import answer_ids
-from fledge.stages.preflight import check_memory, check_reward_position, check_tokenizer
+from fledge.stages.preflight import check_finite, check_length, check_memory, check_reward_position, check_tokenizer
 from fledge.stages.session import Session, TrainConfig
 from fledge.stages.sft import read_conversations
 from fledge.text.tokenizer import Tokenizer
@@ -50,6 +51,8 @@ def reward(config: RewardConfig, out: Path, log: Log) -> dict[str, Any]:
     torch.manual_seed(config.seed)
     tokenizer = Tokenizer.load(config.model)
     check_tokenizer(tokenizer)
+    shape, device = read_config(config.model)[0], pick_device(config.device)
+    check_length(config.length, shape)
     comparisons = read_comparisons(config.comparisons, log)
     groups = [to_ranked(comparison, tokenizer) for comparison in comparisons]
     check_reward_position([ids for group in groups for ids in group.ids], tokenizer)
@@ -60,11 +63,12 @@ def reward(config: RewardConfig, out: Path, log: Log) -> dict[str, Any]:
     if not train:
         raise FledgeError("no comparisons are left to train on", "give more comparisons or a smaller heldout share")
 
-    model = load_model(config.model, device=pick_device(config.device), head="scalar")
+    check_memory(shape, device, config.tokens_per_microbatch, config.length, copies=0, log=log)
+    model = load_model(config.model, device=device, head="scalar")
+    check_finite(model, str(config.model))
     stream = RankedStream(train, config.length, config.prompts_per_step, config.microbatches, config.seed)
     steps = max(1, round(config.epochs * stream.steps_per_epoch))
     log.say(f"{len(train):,} prompts to learn from, {len(test):,} held out; {steps:,} steps of {stream.per_step}")
-    check_memory(model, config.tokens_per_microbatch, config.length, copies=0, log=log)
     session = Session(config, model, stream, steps, out, log, "reward")
     for _ in session.fit(ranking):
         pass
@@ -86,9 +90,10 @@ def reward(config: RewardConfig, out: Path, log: Log) -> dict[str, Any]:
 
 def read_comparisons(path: Path, log: Log) -> list[Comparison]:
     """The comparisons of a file; says what was dropped and why."""
-    comparisons, dropped = to_comparisons(read(path).rows)
-    for reason, count in dropped.items():
-        log.say(f"[yellow]{path.name}: left out {count:,} rows: {reason}[/]")
+    rows = read(path)
+    comparisons, dropped = to_comparisons(rows.rows)
+    for reason, count in [*rows.report.dropped.items(), *dropped.items()]:
+        log.say(f"[yellow]{escape(f'{path.name}: left out {count:,} rows: {reason}')}[/]")
     if not comparisons:
         raise FledgeError(
             f"{path} holds no comparisons", "give columns prompt+chosen+rejected or prompt+completions+ranks"

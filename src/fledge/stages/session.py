@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
+from pydantic import Field
+from rich.markup import escape
 from torch import nn
 
 from fledge.checkpoint.resume import load_state, save_state
@@ -33,9 +35,9 @@ WORTH_COMPILING = 1e13  # FLOPs: about half a minute of training on two cores
 class TrainConfig(Config):
     """What training stages have in common. Sizes are tokens; `tokens_per_microbatch` is what fits in memory."""
 
-    length: int = 256
-    tokens_per_step: int = 8192
-    tokens_per_microbatch: int = 8192
+    length: int = Field(256, gt=1)
+    tokens_per_step: int = Field(8192, gt=0)
+    tokens_per_microbatch: int = Field(8192, gt=0)
     optimizer: OptimizerConfig = OptimizerConfig()
     warmup: float = 0.02
     decay: float = 0.4
@@ -84,12 +86,12 @@ class Session:
         self.device = pick_device(config.device)
         self.dtype = pick_dtype(config.dtype, self.device)
         self.optimizer = build_optimizer(model, config.optimizer)
-        self.start = self.restore()
-        self.saved_step = self.start
         self.seconds = 0.0
         self.waited = 0.0
         self.tokens = 0
         self.watched: dict[str, float] = {}
+        self.start = self.restore()
+        self.saved_step = self.start
 
     def fit(self, loss: Callable[[Any, Batch], Loss]) -> Iterator[Step]:
         """Yields each finished step; saves on the way and when asked to stop (then raises Stopped)."""
@@ -99,7 +101,7 @@ class Session:
         def schedule(step: int) -> float:
             return warmup_stable_decay(step, self.steps, config.warmup, config.decay)
 
-        saved_at = time.monotonic()
+        saved_at, told = time.monotonic(), False
         with listen_for_stop() as stop, self.log.progress(self.steps, self.label, self.start) as bar:
             stepping = fit(
                 model, self.batches, loss, self.optimizer, schedule,
@@ -113,23 +115,27 @@ class Session:
                     if (due or stop.requested) and self.batches.between:
                         self.save(step.number + 1)
                         saved_at = time.monotonic()
-                    if stop.requested:
+                    if stop.requested and not self.batches.between and not told:
+                        self.log.say("[yellow]stopping where it can be gone on from; Ctrl-C again stops at once[/]")
+                        told = True
+                    if stop.requested and self.batches.between:
                         raise Stopped(
                             f"stopped after step {step.number + 1} of {self.steps}; saved up to step {self.saved_step}",
                             "run the same command again to go on from there",
                         )
+            except Stopped:
+                raise
             except FledgeError as error:
-                if isinstance(error, Stopped):
-                    raise
                 last = f"the last good state is step {self.saved_step} in {self.resume_directory}"
-                raise FledgeError(
-                    f"{error.message}; {last}", error.remedy or "lower optimizer.learning_rate"
-                ) from error
+                where = last if self.saved_step else "nothing had been saved before"
+                raise FledgeError(f"{error.message}; {where}", error.remedy) from error
 
     def compiled(self) -> nn.Module:
-        """The model, compiled where that pays: batches of one shape, a compiler at hand, and long enough a job."""
-        left = (self.steps - self.start) * self.config.tokens_per_step
-        flops = left * 6 * sum(p.numel() for p in self.model.parameters())
+        """The model, compiled where that pays: batches of one shape, a compiler at hand, and long enough a job.
+
+        A resumed job decides as the first attempt did, however little is left: compiled code has other last bits.
+        """
+        flops = self.steps * self.config.tokens_per_step * 6 * sum(p.numel() for p in self.model.parameters())
         able = self.device.type == "cuda" or shutil.which("g++") is not None
         pays = able and self.batches.one_shape and flops > WORTH_COMPILING
         if self.config.compile == "off" or (self.config.compile == "auto" and not pays):
@@ -164,25 +170,30 @@ class Session:
             "optimizer": self.optimizer.state_dict(),
             "batches": self.batches.state(),
             "rng": rng_state(),
+            "figures": {"seconds": self.seconds, "waited": self.waited, "tokens": self.tokens, "watched": self.watched},
         }
         save_state(self.resume_directory, state, step)
         self.saved_step = step
 
     def restore(self) -> int:
         """Loads the resume state, if there is one, and returns its step."""
-        state = load_state(self.resume_directory)
+        state = load_state(self.resume_directory, lambda text: self.log.say(f"[yellow]{escape(text)}[/]"))
         if state is None:
             return 0
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.batches.load_state(state["batches"])
         set_rng_state(state["rng"])
+        figures = state["figures"]
+        self.seconds, self.waited, self.tokens = figures["seconds"], figures["waited"], figures["tokens"]
+        self.watched = figures["watched"]
         self.log.rewind(state["step"])
-        self.log.say(f"going on from step {state['step']:,} of {self.steps:,}")
-        return state["step"]
+        step: int = state["step"]
+        self.log.say(f"going on from step {step:,} of {self.steps:,}")
+        return step
 
     def summary(self) -> dict[str, Any]:
-        """Speed figures of this attempt."""
+        """Speed figures of the whole job, interruptions aside."""
         seconds = max(self.seconds, 1e-9)
         return {
             "steps": self.steps,

@@ -8,18 +8,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.markup import escape
 
-from fledge.checkpoint.directory import load_model, save_model
+from fledge.checkpoint.directory import load_model, read_config, save_model
 from fledge.core.device import pick_device
 from fledge.core.errors import FledgeError
 from fledge.core.log import Log
 from fledge.core.nouns import Conversation
-from fledge.data.columns import to_conversations, to_documents
+from fledge.data.columns import to_conversations
 from fledge.data.readers import read
 from fledge.data.stream import Stream
 from fledge.objectives.language import next_token
-from fledge.stages.examples import conversation_examples, document_examples
-from fledge.stages.preflight import check_examples, check_marks, check_memory, check_tokenizer
+from fledge.stages.examples import conversation_examples, document_examples, read_documents
+from fledge.stages.preflight import (
+    check_examples,
+    check_finite,
+    check_length,
+    check_marks,
+    check_memory,
+    check_tokenizer,
+)
 from fledge.stages.pretrain import mixture
 from fledge.stages.session import Session, TrainConfig
 from fledge.text.tokenizer import Tokenizer
@@ -41,6 +49,8 @@ def sft(config: SftConfig, out: Path, log: Log) -> dict[str, Any]:
     torch.manual_seed(config.seed)
     tokenizer = Tokenizer.load(config.model)
     check_tokenizer(tokenizer)
+    shape, device = read_config(config.model)[0], pick_device(config.device)
+    check_length(config.length, shape)
     conversations = read_conversations(config.demonstrations, log)
     examples = conversation_examples(conversations, tokenizer)
     check_marks(examples, tokenizer, "demonstrations")
@@ -48,7 +58,7 @@ def sft(config: SftConfig, out: Path, log: Log) -> dict[str, Any]:
 
     sources, weights = {"demonstrations": examples}, {"demonstrations": 1.0}
     if config.documents and config.pretraining_share:
-        texts = document_examples(to_documents(read(config.documents).rows)[0], tokenizer)
+        texts = document_examples(read_documents(config.documents, log), tokenizer)
         sources |= texts
         weights = {"demonstrations": 1 - config.pretraining_share}
         weights |= {kind: config.pretraining_share * share for kind, share in mixture({}, texts).items()}
@@ -64,8 +74,9 @@ def sft(config: SftConfig, out: Path, log: Log) -> dict[str, Any]:
         f"{steps:,} steps of {stream.tokens_per_step:,} tokens"
     )
 
-    model = load_model(config.model, device=pick_device(config.device))
-    check_memory(model, config.tokens_per_microbatch, config.length, copies=0, log=log)
+    check_memory(shape, device, config.tokens_per_microbatch, config.length, copies=0, log=log)
+    model = load_model(config.model, device=device)
+    check_finite(model, str(config.model))
     session = Session(config, model, stream, steps, out, log, "sft")
     for _ in session.fit(next_token):
         pass
@@ -81,9 +92,10 @@ def sft(config: SftConfig, out: Path, log: Log) -> dict[str, Any]:
 
 def read_conversations(path: Path, log: Log) -> list[Conversation]:
     """The conversations of a file in any of the known layouts; says what was dropped and why."""
-    conversations, dropped = to_conversations(read(path).rows)
-    for reason, count in dropped.items():
-        log.say(f"[yellow]{path.name}: left out {count:,} rows: {reason}[/]")
+    rows = read(path)
+    conversations, dropped = to_conversations(rows.rows)
+    for reason, count in [*rows.report.dropped.items(), *dropped.items()]:
+        log.say(f"[yellow]{escape(f'{path.name}: left out {count:,} rows: {reason}')}[/]")
     if not conversations:
         raise FledgeError(
             f"{path} holds no conversations",

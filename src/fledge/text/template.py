@@ -155,4 +155,5 @@ def tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None) ->
 
 
 def refuse(message: str) -> None:
+    """`raise_exception` of a template: it refuses a conversation."""
     raise jinja2.TemplateError(message)

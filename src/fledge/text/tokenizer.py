@@ -216,6 +216,7 @@ def sentencepiece_bytes(token: str, alphabet: dict[str, int]) -> bytes:
 
 
 def as_array(ids: list[int]) -> np.ndarray:
+    """The ids as an array [T] int32."""
     return np.array(ids, np.int32)
 
 
@@ -229,6 +230,7 @@ def clean(text: str) -> str:
 
 
 def cleaned(texts: Iterable[str]) -> list[str]:
+    """`clean` of each text."""
     return [clean(text) for text in texts]
 
 
@@ -262,6 +264,7 @@ def named(token: Any) -> str | None:
 
 
 def first_known(tokens: Sequence[str], vocabulary: dict[str, int]) -> str | None:
+    """The first of the tokens that the vocabulary has, or None."""
     return next((token for token in tokens if token in vocabulary), None)
 
 

@@ -58,27 +58,29 @@ def to_ours(
         )
     ours = {}
     for name, names in rules:
-        parts = [theirs[n] for n in names]
-        tensor = parts[0] if len(parts) == 1 else torch.cat(parts)
-        if tensor.shape != shapes[name]:
-            raise FledgeError(
-                f"{names[0]} has shape {list(parts[0].shape)}, which does not fit config.json ({name}: {list(shapes[name])})",
-                "its config.json and its weights do not belong together",
-            )
-        ours[name] = tensor
+        sizes = [shapes[name][0]] if len(names) == 1 else parts_of(name, config)
+        for part, size in zip(names, sizes, strict=True):
+            wanted_shape = [size, *shapes[name][1:]]
+            if list(theirs[part].shape) != wanted_shape:
+                raise FledgeError(
+                    f"{part} has shape {list(theirs[part].shape)}, by config.json it must be {wanted_shape}",
+                    "its config.json and its weights do not belong together",
+                )
+        parts = [theirs[part] for part in names]
+        ours[name] = parts[0] if len(parts) == 1 else torch.cat(parts)
     return ours
 
 
 def to_theirs(family: Family, config: ModelConfig, ours: dict[str, Tensor]) -> dict[str, Tensor]:
     """A checkpoint's tensors from ours: the rules inverted."""
-    theirs = {}
+    theirs: dict[str, Tensor] = {}
     for name, names in family.rules(config, set(ours)):
-        parts = [ours[name]] if len(names) == 1 else ours[name].split(rows(name, config))
+        parts = [ours[name]] if len(names) == 1 else ours[name].split(parts_of(name, config))
         theirs |= {n: part.contiguous() for n, part in zip(names, parts, strict=True)}
     return theirs
 
 
-def rows(name: str, config: ModelConfig) -> list[int]:
+def parts_of(name: str, config: ModelConfig) -> list[int]:
     """How many rows each part of a fused projection has."""
     if ".gate_up." in name:
         return [config.hidden, config.hidden]

@@ -1,0 +1,140 @@
+"""Decoding speed: fledge's engine against `generate` of `transformers`, on the same weights.
+
+Greedy, prompts of equal length (so nothing is padded anywhere), every request to the same number of new tokens; the
+prefill is within the time. The engine returns each token's log-probability besides, `generate` does not. Copies in
+another precision are made beforehand on both sides. Static caches under torch.compile are tried for `transformers`
+too; the engine does not compile.
+
+Two models: 134 M parameters in SmolLM's LLaMA shape, where memory bandwidth decides, and the demo's (4 layers of 256),
+where the number of operators per token does.
+"""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from measure import arguments, fastest, interleaved, show, speedup, spread, tokens_per_second, warn_if_busy
+from transformers import AutoModelForCausalLM, CompileConfig, GenerationConfig, PreTrainedModel
+
+from fledge.checkpoint.directory import save_model
+from fledge.generate.engine import Engine
+from fledge.generate.packed import packed
+from fledge.generate.request import Request
+from fledge.generate.sampling import Sampling
+from fledge.model.config import ModelConfig
+from fledge.model.heads import LanguageModel, count
+
+GREEDY = Sampling(temperature=0)
+SMOL = ModelConfig(
+    vocab_size=49_152, width=576, layers=30, heads=9, kv_heads=3, head_size=64, hidden=1536, context=2048,
+    norm_eps=1e-5, qk_norm=False,
+)  # fmt: skip
+
+
+def same_in_transformers(model: LanguageModel) -> PreTrainedModel:
+    """The same weights, as `transformers` reads them from a checkpoint."""
+    with TemporaryDirectory() as directory:
+        save_model(model, Path(directory))
+        return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+
+
+def generate(model: PreTrainedModel, prompts: torch.Tensor, new: int, compiled: bool = False) -> Callable[[], None]:
+    """`new` tokens after prompts [B,T]. compiled: a static cache, the decoding step through torch.compile."""
+    config = GenerationConfig(
+        max_new_tokens=new, do_sample=False, eos_token_id=None, pad_token_id=0, bos_token_id=None,
+        cache_implementation="static" if compiled else None,
+        compile_config=compile_everywhere() if compiled else None,
+    )  # fmt: skip
+    model.generation_config.eos_token_id = None
+    mask = torch.ones_like(prompts)
+
+    def run() -> None:
+        with torch.inference_mode():
+            ids = model.generate(prompts, attention_mask=mask, generation_config=config)
+        assert ids.shape[1] == prompts.shape[1] + new
+
+    return run
+
+
+def compile_everywhere() -> CompileConfig:
+    """`generate` compiles on GPUs only unless it is told otherwise."""
+    config = CompileConfig(mode="default", fullgraph=False)
+    config._compile_all_devices = True
+    return config
+
+
+def engine(model: LanguageModel, dtype: torch.dtype | None, prompts: torch.Tensor, new: int) -> Callable[[], None]:
+    """The same by the engine: on the model as it is, or on a packed copy in `dtype`."""
+    ready = Engine(packed(model, dtype) if dtype else model, max_batch=len(prompts))
+    requests = [Request(ids, new, GREEDY) for ids in prompts.tolist()]
+
+    def run() -> None:
+        assert all(len(completion.ids) == new for completion in ready.run(requests))
+
+    return run
+
+
+def measure(
+    shape: ModelConfig,
+    batches: tuple[int, ...],
+    precisions: tuple[torch.dtype, ...],
+    prompt: int,
+    new: int,
+    compiled: bool,
+    rounds: int,
+) -> list[tuple[str, ...]]:
+    """The lines of the table for one model."""
+    torch.manual_seed(0)
+    model = LanguageModel(shape).eval()
+    theirs = {dtype: copy.deepcopy(same_in_transformers(model)).to(dtype) for dtype in precisions}
+    lines = []
+    for batch in batches:
+        torch._dynamo.reset()
+        prompts = torch.randint(0, shape.vocab_size, (batch, prompt))
+        runs: dict[str, Callable[[], None]] = {}
+        for dtype, other in theirs.items():
+            name = str(dtype).removeprefix("torch.")
+            runs[f"transformers, {name}"] = generate(other, prompts, new)
+            if compiled:
+                runs[f"transformers, {name}, compiled"] = generate(other, prompts, new, compiled=True)
+            runs[f"fledge, {name}, packed"] = engine(model, dtype, prompts, new)
+        if torch.float32 in precisions:
+            runs["fledge, float32, the model that trains"] = engine(model, None, prompts, new)
+        seconds = interleaved(runs, rounds)
+        best = seconds[fastest(seconds, "transformers")]
+        lines += [
+            (
+                f"{count(model) / 1e6:.1f} M",
+                str(batch),
+                name,
+                tokens_per_second(batch * new, seconds[name]),
+                f"{speedup(seconds[name], best):.2f}×",
+                spread(seconds[name]),
+            )
+            for name in runs
+        ]
+    return lines
+
+
+def main() -> None:
+    """Two models, several batch sizes."""
+    quick, rounds = arguments(__doc__, rounds=7)
+    warn_if_busy()
+    prompt, new = (4, 8) if quick else (16, 128)
+    both = (torch.bfloat16, torch.float32)
+    demo = ModelConfig.sized(4, 4096, 512)
+    if quick:
+        small = SMOL.model_copy(update={"layers": 2, "vocab_size": 512})
+        lines = measure(small, (2,), both[:1], prompt, new, True, rounds)
+        lines += measure(demo.model_copy(update={"vocab_size": 256}), (1, 8), both, prompt, new, False, rounds)
+    else:
+        lines = measure(SMOL, (1, 8), both[:1], prompt, new, True, rounds)
+        lines += measure(demo, (1, 8, 64), both, prompt, new, True, rounds)
+    columns = ("model", "batch", "what", "tokens/s", "× best transformers", "spread")
+    show(f"Decoding, {prompt} + {new} tokens, median of {rounds} rounds", columns, lines)
+
+
+if __name__ == "__main__":
+    main()
