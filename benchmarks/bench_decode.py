@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from measure import arguments, fastest, interleaved, show, speedup, spread, tokens_per_second, warn_if_busy
+import transformers
 from transformers import AutoModelForCausalLM, CompileConfig, GenerationConfig, PreTrainedModel
 
 from fledge.checkpoint.directory import save_model
@@ -25,6 +25,7 @@ from fledge.generate.request import Request
 from fledge.generate.sampling import Sampling
 from fledge.model.config import ModelConfig
 from fledge.model.heads import LanguageModel, count
+from measure import arguments, fastest, interleaved, show, speedup, spread, tokens_per_second, warn_if_busy
 
 GREEDY = Sampling(temperature=0)
 SMOL = ModelConfig(
@@ -122,6 +123,8 @@ def main() -> None:
     """Two models, several batch sizes."""
     quick, rounds = arguments(__doc__, rounds=7)
     warn_if_busy()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     prompt, new = (4, 8) if quick else (16, 128)
     both = (torch.bfloat16, torch.float32)
     demo = ModelConfig.sized(4, 4096, 512)

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
-from measure import arguments, fastest, interleaved, median, show, speedup, spread, tokens_per_second, warn_if_busy
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
@@ -27,6 +26,7 @@ from fledge.objectives.language import next_token
 from fledge.train.loop import fit
 from fledge.train.optimizers import OptimizerConfig
 from fledge.train.optimizers import build as build_optimizer
+from measure import arguments, fastest, interleaved, median, show, speedup, spread, tokens_per_second, warn_if_busy
 
 RATE = 1e-3
 Step = Callable[[], None]
@@ -48,7 +48,12 @@ class GPT(nn.Module):
 
     @staticmethod
     def block(width: int) -> nn.ModuleDict:
-        linear = {"qkv": (width, 3 * width), "out": (width, width), "up": (width, 4 * width), "down": (4 * width, width)}
+        linear = {
+            "qkv": (width, 3 * width),
+            "out": (width, width),
+            "up": (width, 4 * width),
+            "down": (4 * width, width),
+        }
         norms = {name: nn.LayerNorm(width) for name in ("first", "second")}
         return nn.ModuleDict({name: nn.Linear(*sizes, bias=False) for name, sizes in linear.items()} | norms)
 

@@ -72,9 +72,8 @@ def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> N
     console = Console(width=160, highlight=False)
     here = environment()
     console.print(f"\n### {title}\n")
-    about = (here.get("gpu", here["cpu"]), f"{here['cores']} cores, {here['threads']} threads", f"torch {here['torch']}")
-    console.print(", ".join(about) + "\n")
-    table = Table(box=MARKDOWN, pad_edge=False)
+    console.print(f"{here['cpu']}, {here['cores']} cores, {here['threads']} threads, torch {here['torch']}\n")
+    table = Table(box=MARKDOWN)
     for index, column in enumerate(columns):
         numbers = all(not row[index] or row[index][0].isdigit() for row in rows)
         table.add_column(column, justify="right" if numbers else "left", no_wrap=True)

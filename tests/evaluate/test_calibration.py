@@ -57,11 +57,40 @@ def test_a_reward_model_that_means_what_it_says_is_calibrated() -> None:
     generator = np.random.default_rng(3)
     size = np.abs(generator.normal(0, 2, 100_000))
     margins = np.where(generator.random(100_000) < 1 / (1 + np.exp(-size)), size, -size)
-    assert preference_calibration(margins)["error"] < 0.01
-    boastful = preference_calibration(3 * margins)
+    prompts = np.arange(100_000) // 50
+    honest, boastful = preference_calibration(margins, prompts), preference_calibration(3 * margins, prompts)
+    assert honest["error"] < 0.01
+    assert 0 <= honest["low"] <= honest["error"] <= honest["high"] < 0.015
     assert boastful["error"] > 0.1
+    assert boastful["low"] > 0.1
     assert all(row["confidence"] >= 0.5 for row in boastful["bins"])
     assert sum(row["n"] for row in boastful["bins"]) == boastful["n"] == 100_000
+
+
+def test_a_constant_margin_is_its_own_error() -> None:
+    """Confidence 0.8, right in 60 %: the error is 0.2, whatever the bins."""
+    margins = np.repeat([np.log(4), -np.log(4)], [60, 40])
+    found = preference_calibration(margins)
+    assert found["error"] == pytest.approx(0.2)
+    assert found["low"] == pytest.approx(0.2 - 1.96 * (0.6 * 0.4 / 100) ** 0.5, abs=0.02)
+
+
+def test_pairs_of_one_prompt_are_resampled_together() -> None:
+    """Copies of a pair are no evidence: with `prompts` the interval stays as wide as that of the pairs copied."""
+    margins = np.random.default_rng(4).normal(0.5, 1, 150)
+    single = preference_calibration(margins)
+    copied, naive = (
+        preference_calibration(np.repeat(margins, 20), prompts) for prompts in (np.repeat(np.arange(150), 20), None)
+    )
+    width, copied_width, naive_width = (found["high"] - found["low"] for found in (single, copied, naive))
+    assert copied_width == pytest.approx(width, rel=0.02)
+    assert naive_width < 0.5 * width
+
+
+def test_one_prompt_has_no_interval() -> None:
+    found = preference_calibration(np.array([1.0, 2.0]), np.array([7, 7]))
+    assert found["low"] is None
+    assert found["high"] is None
 
 
 def test_equal_scores_are_half_right() -> None:

@@ -133,7 +133,7 @@ CURATION = {
 REWARD = {
     "accuracy": proportion(1270, 1388).as_dict(),
     "calibration": {
-        "error": 0.042, "n": 1388,
+        "error": 0.042, "low": 0.031, "high": 0.055, "n": 1388,
         "bins": [{"confidence": 0.525 + 0.05 * i, "accuracy": 0.5 + 0.047 * i, "n": 100} for i in range(10)],
     },
     "by_pair": [

@@ -180,6 +180,19 @@ def test_figures_without_interval_and_without_questions(tmp_path: Path) -> None:
     assert "NaN" not in (tmp_path / "out" / "report.json").read_text()
 
 
+def test_metrics_that_were_not_finite_are_left_out(tmp_path: Path) -> None:
+    """The log writes NaN as null; a line may lack what another has."""
+    run = synthetic_run.write_run(tmp_path / "run")
+    with (run / "ppo" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 9001, "iteration": 901, "kl": null, "reward": 1.0}\n')
+        file.write('{"step": 9002, "iteration": 902, "kl": 2.0, "reward": null}\n')
+        file.write('{"step": 9003, "iteration": 903, "kl": 3.0}\n')
+    html, _ = written(run, tmp_path / "out")
+    assert "PPO: 901, 1<" in html  # the last reward
+    assert "PPO: 903, 3<" in html  # the last KL
+    assert not re.search(r"\bnan\b|None|null", "".join(re.findall(r"<svg.*?</svg>", html, re.DOTALL)))
+
+
 def test_an_evaluation_elsewhere(tmp_path: Path) -> None:
     run = synthetic_run.write_run(tmp_path / "run", ("pretrain",))
     other = synthetic_run.write_run(tmp_path / "other", ("evaluate",))

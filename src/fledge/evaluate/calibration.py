@@ -2,14 +2,19 @@
 
 Predictions are put into bins of equal width by their confidence; the expected calibration error is the mean gap
 between confidence and accuracy over the bins, weighted by how many predictions they hold. Everything is kept as sums
-per bin, which add over documents. Left out: classwise calibration, and recalibration by temperature.
+per bin, which add over documents. Intervals resample units (documents, prompts), because what stands in one of them is
+not independent. Left out: classwise calibration, and recalibration by temperature.
 
-`P` predictions, `K` bins; the columns of [K,3] are the count, the summed confidence and the number that came true.
+`P` predictions, `U` units, `K` bins; the columns of [K,3] are the count, the summed confidence and how many came true.
 """
 
+import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+
+from fledge.evaluate.statistics import Estimate, bootstrap
 
 BINS = 15
 
@@ -32,6 +37,14 @@ def expected_calibration_error(sums: np.ndarray) -> np.ndarray:
     return gaps
 
 
+def calibration_error(sums: np.ndarray) -> Estimate:
+    """The error of all units together, from their sums [U,K,3], with its interval over resampled units."""
+    error = bootstrap(
+        sums.reshape(len(sums), -1), lambda totals: expected_calibration_error(totals.reshape(-1, *sums.shape[1:]))
+    )
+    return replace(error, low=0.0) if error.low < 0 else error
+
+
 def reliability(sums: np.ndarray) -> list[dict[str, float]]:
     """The reliability curve of sums [K,3]: mean confidence, accuracy and n of every bin that is not empty."""
     return [
@@ -41,12 +54,19 @@ def reliability(sums: np.ndarray) -> list[dict[str, float]]:
     ]
 
 
-def preference_calibration(margins: np.ndarray, bins: int = 10) -> dict[str, Any]:
-    """Calibration of a reward model over pairs with margins [P] = r_better - r_worse.
+def preference_calibration(margins: np.ndarray, prompts: np.ndarray | None = None, bins: int = 10) -> dict[str, Any]:
+    """Calibration of a reward model over pairs: margins [P] = r_better - r_worse, prompts [P] numbers their prompts.
 
     It gives the answer it scores higher the probability σ(|margin|) ≥ ½ of being the better one (InstructGPT's loss
-    reads scores so); it is right where the margin is positive, and half right at 0. JSON: error, n and the bins.
+    reads scores so); it is right where the margin is positive, and half right at 0. Pairs of one prompt are resampled
+    together; without `prompts` each pair is on its own. JSON: error with its interval low, high (null if unknown), the
+    number n of pairs, and the bins.
     """
     confidence = 1 / (1 + np.exp(-np.abs(margins)))
-    sums = bin_sums(confidence, (np.sign(margins) + 1) / 2, bins, lowest=0.5)
-    return {"error": float(expected_calibration_error(sums)), "n": len(margins), "bins": reliability(sums)}
+    unit = np.arange(len(margins)) if prompts is None else np.unique(prompts, return_inverse=True)[1]
+    columns = np.stack([np.ones(len(margins)), confidence, (np.sign(margins) + 1) / 2], axis=1)
+    sums = np.zeros((int(unit.max(initial=-1)) + 1, bins, 3))
+    np.add.at(sums, (unit, bin_of(confidence, bins, lowest=0.5)), columns)
+    error = calibration_error(sums)
+    low, high = (None if math.isnan(end) else end for end in (error.low, error.high))
+    return {"error": error.value, "low": low, "high": high, "n": len(margins), "bins": reliability(sums.sum(0))}

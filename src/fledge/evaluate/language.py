@@ -9,7 +9,7 @@ a chunk of positions at a time and follow autocast. Left out: sliding windows, w
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from fledge.core.errors import FledgeError
 from fledge.core.nouns import Document
 from fledge.data.packing import Example, Row, collate, pack
-from fledge.evaluate.calibration import BINS, bin_of, expected_calibration_error, reliability
-from fledge.evaluate.statistics import Estimate, bootstrap, ratio
+from fledge.evaluate.calibration import BINS, bin_of, calibration_error, reliability
+from fledge.evaluate.statistics import Estimate, ratio
 from fledge.objectives.language import compute_dtype, rows_per_chunk, supervised
 from fledge.objectives.loss import Projectable
 from fledge.text.tokenizer import Tokenizer
@@ -65,13 +65,7 @@ def evaluate_language(
     model.train(training)
 
     bits = ratio(nats / math.log(2), sizes)
-    shape = sums.shape[1:]
-    error = bootstrap(
-        sums.reshape(len(documents), -1), lambda totals: expected_calibration_error(totals.reshape(-1, *shape))
-    )
-    if error.low < 0:
-        error = replace(error, low=0.0)
-    return LanguageMeasure(bits, error, reliability(sums.sum(0)))
+    return LanguageMeasure(bits, calibration_error(sums), reliability(sums.sum(0)))
 
 
 def measure_rows(model: nn.Module, rows: Sequence[Row], nats: np.ndarray, sums: np.ndarray) -> None:

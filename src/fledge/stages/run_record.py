@@ -33,8 +33,9 @@ class Step:
         return sorted(found.items())
 
     def path(self, x: str, y: str) -> list[tuple[float, float]]:
-        """(x, y) of every iteration, in order of time."""
-        rows = {row["iteration"]: (row[x], row[y]) for row in self.metrics if "iteration" in row and x in row}
+        """(x, y) of every iteration that has both, in order of time."""
+        known = [row for row in self.metrics if "iteration" in row and number(row.get(x)) and number(row.get(y))]
+        rows = {row["iteration"]: (row[x], row[y]) for row in known}
         return [rows[i] for i in sorted(rows)]
 
     def json(self, name: str) -> Any:
