@@ -10,7 +10,6 @@ where the number of operators per token does.
 """
 
 import copy
-from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -25,7 +24,7 @@ from fledge.generate.request import Request
 from fledge.generate.sampling import Sampling
 from fledge.model.config import ModelConfig
 from fledge.model.heads import LanguageModel, count
-from measure import arguments, fastest, interleaved, show, speedup, spread, tokens_per_second, warn_if_busy
+from measure import Contender, arguments, fastest, interleaved, show, speedup, spread, tokens_per_second, warn_if_busy
 
 GREEDY = Sampling(temperature=0)
 SMOL = ModelConfig(
@@ -41,7 +40,7 @@ def same_in_transformers(model: LanguageModel) -> PreTrainedModel:
         return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
 
 
-def generate(model: PreTrainedModel, prompts: torch.Tensor, new: int, compiled: bool = False) -> Callable[[], None]:
+def generate(model: PreTrainedModel, prompts: torch.Tensor, new: int, compiled: bool = False) -> Contender:
     """`new` tokens after prompts [B,T]. compiled: a static cache, the decoding step through torch.compile."""
     config = GenerationConfig(
         max_new_tokens=new, do_sample=False, eos_token_id=None, pad_token_id=0, bos_token_id=None,
@@ -66,7 +65,7 @@ def compile_everywhere() -> CompileConfig:
     return config
 
 
-def engine(model: LanguageModel, dtype: torch.dtype | None, prompts: torch.Tensor, new: int) -> Callable[[], None]:
+def engine(model: LanguageModel, dtype: torch.dtype | None, prompts: torch.Tensor, new: int) -> Contender:
     """The same by the engine: on the model as it is, or on a packed copy in `dtype`."""
     ready = Engine(packed(model, dtype) if dtype else model, max_batch=len(prompts))
     requests = [Request(ids, new, GREEDY) for ids in prompts.tolist()]
@@ -90,11 +89,11 @@ def measure(
     torch.manual_seed(0)
     model = LanguageModel(shape).eval()
     theirs = {dtype: copy.deepcopy(same_in_transformers(model)).to(dtype) for dtype in precisions}
-    lines = []
+    lines: list[tuple[str, ...]] = []
     for batch in batches:
         torch._dynamo.reset()
         prompts = torch.randint(0, shape.vocab_size, (batch, prompt))
-        runs: dict[str, Callable[[], None]] = {}
+        runs: dict[str, Contender] = {}
         for dtype, other in theirs.items():
             name = str(dtype).removeprefix("torch.")
             runs[f"transformers, {name}"] = generate(other, prompts, new)

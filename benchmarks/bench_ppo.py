@@ -12,7 +12,7 @@ and in float32. Each side's step is timed between the ends of two steps; TRL tak
 import os
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -39,7 +39,7 @@ from fledge.train.actor_critic import ActorCritic
 from fledge.train.loop import fit
 from fledge.train.optimizers import OptimizerConfig, build
 from fledge.train.rollouts import RolloutConfig, Rollouts
-from measure import arguments, fastest, interleaved, median, show, speedup, spread, warn_if_busy
+from measure import Contender, arguments, fastest, interleaved, median, show, speedup, spread, warn_if_busy
 
 RATE = 1e-6  # the models stay near where they began, so that every step is alike
 GROUP = 8  # completions of one prompt in GRPO
@@ -76,7 +76,7 @@ class Ends(TrainerCallback):
         self.times.append(time.perf_counter())
 
 
-def steps_of(trainer: Trainer) -> Callable[[], float]:
+def steps_of(trainer: Trainer) -> Contender:
     """Trains for `max_steps` and returns the median seconds of its steps but the first, which pays for the start."""
     ends = Ends()
     trainer.add_callback(ends)
@@ -99,7 +99,7 @@ def options(directory: str, rows: int, dtype: torch.dtype) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def trl_grpo(model: Path, prompts: list[str], answers: int, new: int, dtype: torch.dtype) -> Callable[[], float]:
+def trl_grpo(model: Path, prompts: list[str], answers: int, new: int, dtype: torch.dtype) -> Contender:
     """A GRPO step: as many prompts as make `answers` completions in groups, KL to a reference model."""
     settings = GRPOConfig(
         **options(str(model / "out"), answers, dtype), num_generations=GROUP, max_completion_length=new, beta=0.05
@@ -113,7 +113,7 @@ def trl_grpo(model: Path, prompts: list[str], answers: int, new: int, dtype: tor
     return steps_of(GRPOTrainer(str(model), reward, settings, train_dataset=data, processing_class=tokenizer))
 
 
-def trl_sft(model: Path, rows: list[list[int]], batch: int, dtype: torch.dtype) -> Callable[[], float]:
+def trl_sft(model: Path, rows: list[list[int]], batch: int, dtype: torch.dtype) -> Contender:
     """An SFT step on rows that are tokenised beforehand."""
     settings = SFTConfig(**options(str(model / "out"), batch, dtype))
     data = Dataset.from_dict({"input_ids": rows, "labels": rows})
@@ -123,7 +123,7 @@ def trl_sft(model: Path, rows: list[list[int]], batch: int, dtype: torch.dtype) 
 
 def fledge_ppo(
     model: Path, prompts: list[str], answers: int, new: int, dtype: torch.dtype, reward_model: bool
-) -> Callable[[], None]:
+) -> Contender:
     """A PPO step: one iteration of rollouts with one epoch of one minibatch, through `fit`."""
     tokenizer = Tokenizer.load(model)
     policy, reference, critic, scorer = (load_model(model, head=head) for head in (None, None, "scalar", "scalar"))
@@ -150,12 +150,10 @@ def fledge_ppo(
     )  # fmt: skip
     optimizer = build(both, OptimizerConfig(name="adamw", learning_rate=RATE, weight_decay=0.0))
     steps = fit(both, rollouts, ppo, optimizer, steps=10**9, dtype=dtype)
-    return lambda: next(steps) and None
+    return lambda: next(steps)
 
 
-def fledge_sft(
-    model: Path, rows: list[list[int]], batch: int, dtype: torch.dtype, compiled: bool
-) -> Callable[[], None]:
+def fledge_sft(model: Path, rows: list[list[int]], batch: int, dtype: torch.dtype, compiled: bool) -> Contender:
     """An SFT step through `fit` on whole rows."""
     policy = load_model(model)
     examples = [Example(np.array(ids, dtype=np.int32), np.ones(len(ids), dtype=bool)) for ids in rows]
@@ -163,7 +161,7 @@ def fledge_sft(
     optimizer = build(policy, OptimizerConfig(name="adamw", learning_rate=RATE, weight_decay=0.0))
     runs = torch.compile(policy, dynamic=False) if compiled else policy
     steps = fit(runs, stream, next_token, optimizer, steps=10**9, dtype=dtype)
-    return lambda: next(steps) and None
+    return lambda: next(steps)
 
 
 def main() -> None:
@@ -186,8 +184,8 @@ def main() -> None:
     with TemporaryDirectory() as directory:
         model = Path(directory)
         save_model(LanguageModel(shape), model, tokenizer=tokenizer)
-        aligning: dict[str, Callable[[], float | None]] = {}
-        tuning: dict[str, Callable[[], float | None]] = {}
+        aligning: dict[str, Contender] = {}
+        tuning: dict[str, Contender] = {}
         for dtype in (torch.bfloat16, torch.float32):
             name = str(dtype).removeprefix("torch.")
             aligning[f"TRL GRPO, {name}"] = trl_grpo(model, prompts, answers, new, dtype)

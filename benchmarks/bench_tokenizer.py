@@ -2,12 +2,12 @@
 
 The corpus is the standard library's source. Both sides learn with the same settings; both encode with the same
 vocabulary on all cores, and their ids are compared. `encode_batch_fast` is the variant of `tokenizers` that leaves out
-offsets. The last lines show how fast the stream packs documents, and what share of the demo model's training step that is.
+offsets. The last lines show how fast the stream packs documents, and what share that is of a training step of the
+demo's model.
 """
 
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ from fledge.text.tokenizer import SPECIAL, SPLIT, Tokenizer
 from fledge.train.loop import fit
 from fledge.train.optimizers import OptimizerConfig
 from fledge.train.optimizers import build as build_optimizer
-from measure import arguments, fastest, interleaved, median, show, speedup, spread, warn_if_busy
+from measure import Contender, arguments, fastest, interleaved, median, show, speedup, spread, warn_if_busy
 
 
 def library_text(size: int) -> list[str]:
@@ -67,7 +67,7 @@ def same_ids(tokenizer: Tokenizer, texts: list[str]) -> bool:
     return all(np.array_equal(a, b.ids) for a, b in zip(tokenizer.encode_batch(texts), theirs, strict=True))
 
 
-def throughput(task: str, runs: dict[str, Callable[[], None]], megabytes: float, rounds: int) -> list[tuple[str, ...]]:
+def throughput(task: str, runs: dict[str, Contender], megabytes: float, rounds: int) -> list[tuple[str, ...]]:
     """The lines of one task in MB/s."""
     seconds = interleaved(runs, rounds)
     best = seconds[fastest(seconds, "tokenizers")]
@@ -114,15 +114,15 @@ def main() -> None:
 
     tokenizer = Tokenizer.train(texts, vocabulary)
     assert same_ids(tokenizer, texts), "fledge and tokenizers disagree"
-    learning: dict[str, Callable[[], None]] = {
-        "tokenizers": lambda: train_raw(texts, vocabulary) and None,
-        "fledge": lambda: Tokenizer.train(texts, vocabulary) and None,
+    learning: dict[str, Contender] = {
+        "tokenizers": lambda: train_raw(texts, vocabulary),
+        "fledge": lambda: Tokenizer.train(texts, vocabulary),
     }
     raw = tokenizer.plain
-    encoding: dict[str, Callable[[], None]] = {
-        "tokenizers, encode_batch": lambda: raw.encode_batch(texts, add_special_tokens=False) and None,
-        "tokenizers, encode_batch_fast": lambda: raw.encode_batch_fast(texts, add_special_tokens=False) and None,
-        "fledge": lambda: tokenizer.encode_batch(texts) and None,
+    encoding: dict[str, Contender] = {
+        "tokenizers, encode_batch": lambda: raw.encode_batch(texts, add_special_tokens=False),
+        "tokenizers, encode_batch_fast": lambda: raw.encode_batch_fast(texts, add_special_tokens=False),
+        "fledge": lambda: tokenizer.encode_batch(texts),
     }
     lines = throughput(f"learn {vocabulary:,} tokens", learning, megabytes, rounds)
     lines += throughput("encode, identical ids", encoding, megabytes, rounds)

@@ -26,10 +26,20 @@ from fledge.objectives.language import next_token
 from fledge.train.loop import fit
 from fledge.train.optimizers import OptimizerConfig
 from fledge.train.optimizers import build as build_optimizer
-from measure import arguments, fastest, interleaved, median, show, speedup, spread, tokens_per_second, warn_if_busy
+from measure import (
+    Contender,
+    arguments,
+    fastest,
+    interleaved,
+    median,
+    show,
+    speedup,
+    spread,
+    tokens_per_second,
+    warn_if_busy,
+)
 
 RATE = 1e-3
-Step = Callable[[], None]
 
 
 class GPT(nn.Module):
@@ -75,19 +85,19 @@ def documents(shape: ModelConfig, tokens: int) -> list[Example]:
     return [Example(i, np.ones(len(i), dtype=bool)) for i in ids]
 
 
-def fledge_step(shape: ModelConfig, rows: int, length: int, dtype: torch.dtype, compiled: bool) -> Step:
+def fledge_step(shape: ModelConfig, rows: int, length: int, dtype: torch.dtype, compiled: bool) -> Contender:
     """One step of `fit` on packed documents."""
     model = build(shape)
     stream = Stream({"text": documents(shape, 200_000)}, {"text": 1.0}, length, rows, 1, 0, split=True)
     optimizer = build_optimizer(model, OptimizerConfig(name="adamw", learning_rate=RATE))
     runs = torch.compile(model, dynamic=False) if compiled else model
     steps = fit(runs, stream, next_token, optimizer, steps=10**9, dtype=dtype)
-    return lambda: next(steps) and None
+    return lambda: next(steps)
 
 
 def plain_step(
     model: nn.Module, loss: Callable[[nn.Module, Tensor], Tensor], batches: Iterator[Tensor], dtype: torch.dtype
-) -> Step:
+) -> Contender:
     """One step of the loop that everybody writes."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.95), fused=True)
     device = torch.device("cpu")
@@ -132,7 +142,7 @@ def transformers_model(family: str, shape: ModelConfig) -> nn.Module:
     )
 
 
-def contenders(shape: ModelConfig, rows: int, length: int, dtype: torch.dtype) -> dict[str, Step]:
+def contenders(shape: ModelConfig, rows: int, length: int, dtype: torch.dtype) -> dict[str, Contender]:
     """Everyone, eager and compiled."""
 
     def batches(extra: int) -> Iterator[Tensor]:
@@ -140,7 +150,7 @@ def contenders(shape: ModelConfig, rows: int, length: int, dtype: torch.dtype) -
         while True:
             yield torch.randint(0, shape.vocab_size, (rows, length + extra), generator=draw)
 
-    found: dict[str, Step] = {}
+    found: dict[str, Contender] = {}
     for how in ("eager", "compiled"):
         found[f"fledge, {how}"] = fledge_step(shape, rows, length, dtype, how == "compiled")
         for family in ("qwen3", "llama"):
@@ -153,7 +163,7 @@ def contenders(shape: ModelConfig, rows: int, length: int, dtype: torch.dtype) -
     return found
 
 
-def matmuls(shape: ModelConfig, tokens: int, large: int, dtype: torch.dtype) -> dict[str, tuple[Step, float]]:
+def matmuls(shape: ModelConfig, tokens: int, large: int, dtype: torch.dtype) -> dict[str, tuple[Contender, float]]:
     """Matrix products and their FLOPs: one large square, and those of a training step with nothing between them."""
     projected = (shape.heads + 2 * shape.kv_heads) * shape.head_size
     inner, width = shape.heads * shape.head_size, shape.width

@@ -10,6 +10,7 @@ import gc
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import psutil
 from rich.box import MARKDOWN
@@ -19,7 +20,7 @@ from rich.table import Table
 from fledge.core.device import environment
 
 BUSY = 0.1  # cores that others may use before we warn
-Contender = Callable[[], float | None]
+Contender = Callable[[], Any]
 
 
 def arguments(description: str | None, rounds: int) -> tuple[bool, int]:
@@ -32,7 +33,7 @@ def arguments(description: str | None, rounds: int) -> tuple[bool, int]:
 
 
 def interleaved(contenders: Mapping[str, Contender], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each contender in each round. One that returns a number has timed itself."""
+    """Seconds of each contender in each round. One that returns a float has timed itself."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     with Console(stderr=True).status("") as status:
         for number in range(rounds + 1):
@@ -43,7 +44,7 @@ def interleaved(contenders: Mapping[str, Contender], rounds: int) -> dict[str, l
                 own = run()
                 taken = time.perf_counter() - began
                 if number:
-                    seconds[name].append(taken if own is None else own)
+                    seconds[name].append(own if isinstance(own, float) else taken)
     return seconds
 
 

@@ -33,7 +33,7 @@ def random_weights(model: torch.nn.Module, seed: int) -> torch.nn.Module:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """documents.jsonl, heldout.jsonl, demonstrations.jsonl, comparisons.jsonl, prompts.jsonl; tokenizer/, base/, reward/."""
+    """The folder: documents, heldout, demonstrations, comparisons, prompts (.jsonl); tokenizer/, base/, reward/."""
     root = tmp_path_factory.mktemp("tiny")
     draw = np.random.default_rng(0)
 

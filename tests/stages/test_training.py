@@ -92,7 +92,9 @@ def test_stopped_and_run_again(
     directory = tmp_path / name
     with monkeypatch.context() as patch:
         stop_after(3, patch, with_signal)
-        with pytest.raises(Stopped, match=r"stopped after step \d of \d+; saved up to step [34]\n.*run the same command"):
+        with pytest.raises(
+            Stopped, match=r"stopped after step \d of \d+; saved up to step [34]\n.*run the same command"
+        ):
             train(name, tiny, directory)
     assert not directory.exists()
     again = train(name, tiny, directory)
@@ -182,7 +184,9 @@ def test_killed_between_saves(undisturbed: Any, tiny: Path, tmp_path: Path) -> N
     assert metrics(tmp_path / "pretrain") == metrics(expected)
 
 
-def test_killed_before_the_rename(undisturbed: Any, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_before_the_rename(
+    undisturbed: Any, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whole work that only lacked its last rename is not done again."""
     expected, summary = undisturbed("sft")
 

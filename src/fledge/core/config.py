@@ -32,7 +32,8 @@ def load_config(cls: type[C], path: Path | None = None, overrides: Sequence[str]
     values: dict[str, Any] = read_yaml(path) if path else {}
     for override in overrides:
         set_path(values, override)
-    return make_config(cls, values, where=str(path) if path else "the command line")
+    sources = [str(path)] * bool(path) + ["the command line"] * bool(overrides or not path)
+    return make_config(cls, values, where=" and ".join(sources))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fledge.model.cache import Cache
 from fledge.model.config import ModelConfig
+from fledge.model.normalise import Norm
 from fledge.model.positions import rotary_table, rotate
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -26,15 +27,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_tanh": partial(F.gelu, approximate="tanh"),
     "relu": F.relu,
 }
-PLAIN_UP_TO = 512  # on a CPU, plain attention in bfloat16 beats the fused kernel up to about this many keys
-
-
-class Norm(nn.RMSNorm):
-    """RMS norm (arXiv:1910.07467) in the precision of its input, whatever the weight's; it sums in float32."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., E] → [..., E]."""
-        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+PLAIN_UP_TO = 512  # keys: up to here plain attention in bfloat16 trains faster on a CPU than the fused kernel
 
 
 class Attention(nn.Module):
@@ -65,10 +58,10 @@ class Attention(nn.Module):
         qkv = self.qkv(x).view(batch, time, self.heads + 2 * self.kv_heads, self.head_size)
         q, k, v = qkv.split([self.heads, self.kv_heads, self.kv_heads], 2)
         if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
-        q = rotate(q, cos, sin).transpose(1, 2)
-        k = rotate(k, cos, sin).transpose(1, 2)
-        v = v.transpose(1, 2)
+            q, k = self.q_norm.rotated(q, cos, sin), self.k_norm.rotated(k, cos, sin)
+        else:
+            q, k = rotate(q, cos, sin).to(v.dtype), rotate(k, cos, sin).to(v.dtype)
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         if cache is not None and positions is not None:
             k, v = cache.update(layer, positions, k, v)
         y = attend(q, k, v, mask)
@@ -78,12 +71,13 @@ class Attention(nn.Module):
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """q [B,H,T,D] over k, v [B,Hkv,S,D] → [B,H,T,D]; mask as in Attention."""
     groups = q.shape[1] // k.shape[1]
-    if q.device.type != "cpu" or mask is None or k.shape[2] > PLAIN_UP_TO:
+    trains_in_bfloat16 = q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled()
+    if mask is None or not trains_in_bfloat16 or k.shape[2] > PLAIN_UP_TO:
         return F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, enable_gqa=groups > 1)
     if groups > 1:
         k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
     scores = (q * (1 / math.sqrt(q.shape[-1]))) @ k.transpose(2, 3)
-    return torch.softmax(scores + mask, -1, dtype=scores.dtype) @ v
+    return torch.softmax(scores.add_(mask), -1, dtype=scores.dtype) @ v
 
 
 class FeedForward(nn.Module):
@@ -170,8 +164,6 @@ class Transformer(nn.Module):
         else:
             cos, sin = self.cos[positions][:, :, None], self.sin[positions][:, :, None]
         x = self.embedding(ids)
-        x = x.to(compute_dtype(x))
-        cos, sin = cos.to(x.dtype), sin.to(x.dtype)
         mask = self.mask(ids, positions, documents, cache, x)
         for layer, block in enumerate(self.blocks):
             arguments = (x, cos, sin, mask, positions, cache, layer)
@@ -200,11 +192,12 @@ class Transformer(nn.Module):
                 allowed = allowed & (documents[:, :, None] == documents[:, None, :])
             if window:
                 allowed = allowed & (steps > steps[:, None] - window)
-        blocked = torch.zeros(allowed.shape, dtype=x.dtype, device=x.device)
-        return blocked.masked_fill_(~allowed, torch.finfo(x.dtype).min)[:, None]
+        dtype = compute_dtype(x)
+        blocked = torch.zeros(allowed.shape, dtype=dtype, device=x.device)
+        return blocked.masked_fill_(~allowed, torch.finfo(dtype).min)[:, None]
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
-    """The precision of matrix products here: autocast's, or that of `x`. The residual stream is kept in it."""
+    """The precision of matrix products here: autocast's, or that of `x` (the residual stream keeps its own)."""
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype

@@ -21,7 +21,7 @@ import numpy as np
 
 from fledge.checkpoint.directory import load_model
 from fledge.core.config import Config
-from fledge.core.device import pick_device
+from fledge.core.device import pick_device, pick_dtype
 from fledge.core.files import read_jsonl, write_jsonl
 from fledge.core.log import Log
 from fledge.core.nouns import Message, messages_of
@@ -55,8 +55,9 @@ def compare(config: CompareConfig, out: Path, log: Log) -> dict[str, Any]:
     rows = read_jsonl(config.prompts)
     rows = rows[: config.limit or len(rows)]
     tokenizer = Tokenizer.load(config.model)
-    model = load_model(config.model, device=pick_device(config.device))
-    engine = Engine(model, tokenizer, max_batch=config.batch)
+    device = pick_device(config.device)
+    model = load_model(config.model, device=device)
+    engine = Engine(model, tokenizer, max_batch=config.batch, dtype=pick_dtype("auto", device))
     prompts = [messages_of(row["prompt"]) for row in rows]
 
     answers: list[list[tuple[str, str]]] = [[] for _ in rows]

@@ -43,10 +43,12 @@ class EvaluateConfig(Config):
     temperature: float = 1.0
     max_new_tokens: int = 48
     limit: int = 0
+    evaluate_documents: int = 100
     samples: int = 24
     length: int = 256
     batch: int = 128
     device: str = "auto"
+    dtype: str = "auto"
     seed: int = 17
 
 
@@ -63,9 +65,9 @@ def evaluate(config: EvaluateConfig, out: Path, log: Log) -> dict[str, Any]:
         )
     if config.shots:
         check_contamination(demonstrated(config.shots), [str(row["prompt"]) for row in rows], "questions")
-    documents = read_documents(config.documents, log) if config.documents else []
+    documents = read_documents(config.documents, log)[: config.evaluate_documents] if config.documents else []
     device = pick_device(config.device)
-    precision = autocast(device, pick_dtype("auto", device))
+    dtype = pick_dtype(config.dtype, device)
 
     said: dict[str, list[str]] = {}
     models: dict[str, dict[str, Any]] = {}
@@ -75,9 +77,9 @@ def evaluate(config: EvaluateConfig, out: Path, log: Log) -> dict[str, Any]:
         tokenizer, model = Tokenizer.load(path), load_model(path, device=device)
         parameters[name] = model.config.parameters()
         said[name] = [c.text.strip() for c in answer(name, model, tokenizer, rows, config, log)]
-        models[name] = {key: value.as_dict() for key, value in figures(rows, said[name]).items()}
+        models[name] = {key: value.as_dict() for key, value in figures(rows, said[name]).items() if value.n}
         if documents:
-            with precision:
+            with autocast(device, dtype):
                 measured = evaluate_language(model, tokenizer, documents, length=config.length)
             models[name]["bits_per_byte"] = measured.bits_per_byte.as_dict()
             models[name]["calibration_error"] = measured.calibration_error.as_dict()
@@ -107,7 +109,8 @@ def answer(
     name: str, model: Any, tokenizer: Tokenizer, rows: list[dict[str, Any]], config: EvaluateConfig, log: Log
 ) -> list[Completion]:
     """One sampled answer to each question; the same seeds for every model."""
-    engine = Engine(model, tokenizer, max_batch=config.batch)
+    dtype = pick_dtype(config.dtype, next(model.parameters()).device)
+    engine = Engine(model, tokenizer, max_batch=config.batch, dtype=dtype)
     prompts = [messages_of(row["prompt"]) for row in rows]
     sampling = Sampling(temperature=config.temperature)
     if name not in config.base:

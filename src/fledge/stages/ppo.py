@@ -77,7 +77,7 @@ def ppo(config: PpoConfig, out: Path, log: Log) -> dict[str, Any]:
     reward_mean = float(read_config(config.reward)[1].get("reward_mean", 0.0))
     model = ActorCritic(policy, critic)
 
-    engine = Engine(policy, tokenizer, max_batch=config.batch)
+    engine = Engine(policy, tokenizer, max_batch=config.batch, dtype=pick_dtype(config.dtype, device))
     sampling = Sampling(temperature=config.temperature)
 
     def sample(asked: list[list[int]], iteration: int) -> list[Completion]:

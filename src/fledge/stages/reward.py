@@ -79,7 +79,7 @@ def reward(config: RewardConfig, out: Path, log: Log) -> dict[str, Any]:
     if found:
         differences = [margin for *_, margin in found]
         measured["accuracy"] = proportion(sum(d > 0 for d in differences), len(differences)).as_dict()
-        measured["calibration"] = preference_calibration(np.array(differences))
+        measured["calibration"] = preference_calibration(np.array(differences), np.array([g for g, *_ in found]))
         measured["by_pair"] = by_pair(found, [comparisons[i] for i in test], config.comparisons, log)
         log.say(f"held-out accuracy [bold]{measured['accuracy']['value']:.1%}[/] over {len(differences):,} pairs")
     mean = demonstration_mean(model, tokenizer, config, session, log)
