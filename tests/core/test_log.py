@@ -54,6 +54,18 @@ def test_tables_and_progress_are_told(tmp_path: Path) -> None:
     assert "loss 2.346  tokens per second 12,346" in text
 
 
+def test_a_narrow_console_cuts_the_figures_only() -> None:
+    out = io.StringIO()
+    with Log(console=Console(file=out, width=80)).progress(10, "learning", done=4) as bar:
+        bar.update(6, loss=2.3456789, tokens_per_second=12345.6, bits_per_byte=1.5, explained_variance=0.25)
+    *_, last = out.getvalue().rstrip("\n").split("\n")
+    assert len(last) <= 80
+    assert "learning" in last
+    assert "10/10" in last
+    assert "loss 2.346" in last
+    assert last.endswith("…")
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [(2.345678, "2.346"), (1234567, "1,234,567"), (12345.678, "12,346"), (1e-5, "1e-05"), (True, "True"), ("a", "a")],

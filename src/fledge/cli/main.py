@@ -161,7 +161,7 @@ def run() -> None:
     try:
         sys.exit(app([text for text in sys.argv[1:] if text != "--debug"], standalone_mode=False) or 0)
     except Stopped as stopped:
-        console.print(f"[yellow]{escape(str(stopped))}[/]")
+        console.print(f"[yellow]{escape(str(stopped))}[/]", soft_wrap=True)
         sys.exit(130)
     except FledgeError as error:
         if debug:

@@ -12,11 +12,13 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 from fledge.core.files import disk_errors, write_text_atomic
 
@@ -30,8 +32,8 @@ class Log:
         self.console = console or Console(stderr=True, quiet=quiet, highlight=False)
 
     def say(self, text: str) -> None:
-        """One line, with Rich markup."""
-        self.console.print(text)
+        """One line, with Rich markup; never broken, so that paths can be copied."""
+        self.console.print(text, soft_wrap=True)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """A table; columns of numbers are aligned to the right."""
@@ -78,11 +80,20 @@ class Log:
             TimeElapsedColumn(),
             TextColumn("[dim]ETA[/]"),
             TimeRemainingColumn(),
-            TextColumn("[dim]{task.fields[shown]}[/]"),
+            Figures("[dim]{task.fields[shown]}[/]", table_column=Column()),
         )
         with Progress(*columns, console=self.console, disable=self.quiet, refresh_per_second=4) as progress:
             task = progress.add_task(description, total=total, completed=done, shown="")
             yield Bar(progress, task)
+
+
+class Figures(TextColumn):
+    """The figures behind a bar: on a narrow console they are cut, and nothing else is."""
+
+    def render(self, task: Task) -> Text:
+        text = super().render(task)
+        text.no_wrap, text.overflow = True, "ellipsis"
+        return text
 
 
 class Bar:

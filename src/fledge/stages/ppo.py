@@ -43,18 +43,18 @@ class PpoConfig(TrainConfig):
     reward: Path
     prompts: Path
     documents: Path | None = None
-    iterations: int = 40
+    iterations: int = 20
     rollouts: RolloutConfig = RolloutConfig()
     max_new_tokens: int = 40
     temperature: float = 1.0
-    ptx_tokens: int = 2048
+    ptx_tokens: int = 1024
     clip_ratio: float = 0.2
-    value_clip: float = 0.5
-    value_coefficient: float = 0.5
+    value_clip: float = 2.0
+    value_coefficient: float = 0.1
     batch: int = 256
     sample_every: int = 5
     samples: int = 6
-    optimizer: OptimizerConfig = OptimizerConfig(name="adamw", learning_rate=2e-4, weight_decay=0.0)
+    optimizer: OptimizerConfig = OptimizerConfig(name="adamw", learning_rate=1e-4, weight_decay=0.0)
     warmup: float = 0.05
     decay: float = 0.5
 

@@ -149,7 +149,7 @@ def check_memory(
 
     Called before the model is built. `copies` counts further frozen models of the same size.
     """
-    weights = shape.parameters() * 4 * (4 + copies)
+    weights = (shape.parameters() * (4 + copies) + 2 * shape.context * shape.head_size) * 4
     per_token = shape.layers * (34 * shape.width + 4 * shape.hidden + 5 * shape.heads * length) + 2 * 8192
     needed = weights + 4 * tokens_per_microbatch * per_token
     free = free_memory(device)

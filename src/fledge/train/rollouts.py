@@ -34,10 +34,10 @@ class RolloutConfig(Config):
     """KL is in nats per answer, summed over its tokens; `kl_target` None keeps the coefficient, `kl_stop` None never
     stops. `ptx_coefficient`: weight of a pretraining token's mean loss beside the policy's mean loss per token."""
 
-    answers_per_iteration: int = 128
+    answers_per_iteration: int = 256
     epochs: int = 2
     minibatches: int = 4
-    kl_coefficient: float = 0.05
+    kl_coefficient: float = 0.2
     kl_target: float | None = None
     kl_gain: float = 0.1
     kl_stop: float | None = None

@@ -1,0 +1,144 @@
+"""PPO as a stage: which prompts it reads, whose reward it raises, when it stops, what it leaves behind."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fledge.checkpoint.directory import load_model
+from fledge.core.config import make_config
+from fledge.core.errors import FledgeError
+from fledge.core.log import Log
+from fledge.stages.ppo import PpoConfig, ppo, read_prompts
+from fledge.text.tokenizer import Tokenizer
+
+QUIET = Log(quiet=True)
+
+
+def run(tiny: Path, out: Path, **changes: Any) -> dict[str, Any]:
+    rollouts = {"answers_per_iteration": 32, "epochs": 2, "minibatches": 2} | changes.pop("rollouts", {})
+    settings: dict[str, Any] = {
+        "policy": tiny / "base", "reward": tiny / "reward", "prompts": tiny / "prompts.jsonl",
+        "length": 64, "tokens_per_step": 1024, "max_new_tokens": 8, "iterations": 2, "dtype": "float32",
+    }  # fmt: skip
+    out.mkdir()
+    config = make_config(PpoConfig, settings | changes | {"rollouts": rollouts}, "the test")
+    return ppo(config, out, Log(out, quiet=True))
+
+
+def iterations(out: Path) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [row for row in rows if "iteration" in row]
+
+
+@pytest.fixture
+def prompts_of(tiny: Path, tmp_path: Path) -> Any:
+    tokenizer = Tokenizer.load(tiny / "base")
+
+    def read(*rows: object) -> list[str]:
+        file = tmp_path / "prompts.jsonl"
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return [tokenizer.decode(ids, skip_special=False) for ids in read_prompts(file, tokenizer, QUIET)]
+
+    return read
+
+
+ASK, ANSWER, MORE = (
+    {"role": "user", "content": "Where?"},
+    {"role": "assistant", "content": "There."},
+    {"role": "user", "content": "And then?"},
+)
+ASKED = "<|im_start|>user\nWhere?<|im_end|>\n<|im_start|>assistant\n"
+TWICE = ASKED + "There.<|im_end|>\n<|im_start|>user\nAnd then?<|im_end|>\n<|im_start|>assistant\n"
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"prompt": "Where?"}, ASKED),
+        ({"prompt": [ASK]}, ASKED),
+        ({"prompt": [ASK, ANSWER, MORE]}, TWICE),
+        ({"messages": [ASK, ANSWER]}, ASKED),
+        ({"messages": [ASK, ANSWER, MORE]}, TWICE),
+        ({"messages": [ASK, ANSWER, MORE, ANSWER]}, TWICE),
+        ({"instruction": "Where?", "output": "There."}, ASKED),
+        ({"prompt": "\n\nHuman: Where?\n\nAssistant:"}, ASKED),
+        ({"conversations": [{"from": "human", "value": "Where?"}, {"from": "gpt", "value": "There."}]}, ASKED),
+    ],
+)
+def test_prompts_in_any_layout(prompts_of: Any, row: object, expected: str) -> None:
+    assert prompts_of(row) == [expected]
+
+
+def test_rows_that_are_no_prompts_are_left_out(prompts_of: Any) -> None:
+    assert prompts_of({"text": "a"}, {"prompt": "Where?"}, {"prompt": [ANSWER]}) == [ASKED]
+
+
+def test_it_raises_the_reward_it_is_given(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reward of one for every "z" in an answer: they become more, beyond what chance would do."""
+    (wanted,) = Tokenizer.load(tiny / "base").encode("z")
+
+    def zs(model: Any, sequences: list[list[int]], length: int) -> torch.Tensor:
+        return torch.tensor([float(ids.count(wanted)) for ids in sequences])
+
+    monkeypatch.setattr("fledge.stages.ppo.score_sequences", zs)
+    optimizer = {"name": "adamw", "learning_rate": 5e-3}
+    run(tiny, tmp_path / "out", iterations=12, optimizer=optimizer, rollouts={"answers_per_iteration": 64})
+    found = iterations(tmp_path / "out")
+    assert [row["iteration"] for row in found] == list(range(12))
+    rewards = [row["reward"] + 0.25 for row in found]  # reward_mean of the tiny reward model
+    assert 0 <= rewards[0] < 0.3
+    assert sum(rewards[-3:]) / 3 > rewards[0] + 0.5
+    assert abs(found[0]["kl"]) < 1e-4
+    assert found[-1]["kl"] > 0.1
+
+
+def test_rewards_are_measured_from_the_demonstrations(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fledge.stages.ppo.score_sequences", lambda model, ids, length: torch.full([len(ids)], 3.0))
+    assert run(tiny, tmp_path / "out", iterations=1)["last"]["reward"] == pytest.approx(3.0 - 0.25)
+
+
+def test_what_it_leaves_behind(tiny: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    summary = run(tiny, out, iterations=3, sample_every=2, samples=4)
+    assert summary["iterations"] == 3
+    assert summary["stopped"] == ""
+    assert {"reward", "kl", "entropy", "explained_variance", "length"} <= set(summary["last"])
+    samples = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
+    assert [row["iteration"] for row in samples] == [0] * 4 + [2] * 4
+    assert all(row["prompt"].endswith("<|im_start|>assistant\n") for row in samples)
+    losses = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert {"clip_fraction", "value_loss"} <= {key for row in losses for key in row}
+    before, after = load_model(tiny / "base"), load_model(out)
+    assert after.config == before.config
+    assert any(not torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True))
+
+
+def test_it_stops_when_it_has_gone_too_far(tiny: Path, tmp_path: Path) -> None:
+    optimizer = {"name": "adamw", "learning_rate": 2e-2}
+    summary = run(tiny, tmp_path / "out", iterations=30, optimizer=optimizer, rollouts={"kl_stop": 0.5})
+    assert summary["stopped"].startswith("KL ")
+    assert summary["stopped"].endswith("nats per answer passed kl_stop=0.5")
+    assert summary["iterations"] < 30
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(("coefficient", "mixed"), [(0.0, False), (0.5, True)])
+def test_pretraining_text_is_mixed_in(tiny: Path, tmp_path: Path, coefficient: float, mixed: bool) -> None:
+    run(
+        tiny, tmp_path / "out", iterations=1, documents=tiny / "documents.jsonl", ptx_tokens=64, log_every=1,
+        rollouts={"ptx_coefficient": coefficient},
+    )  # fmt: skip
+    rows = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    assert any("ptx_loss" in row for row in rows) == mixed
+
+
+def test_answers_must_fit(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(FledgeError, match="10 of 10 prompts do not fit into 16 tokens with 8 new ones"):
+        run(tiny, tmp_path / "out", length=16)
+    with pytest.raises(FledgeError, match="rows of length=256 are longer than the model's context of 128"):
+        run(tiny, tmp_path / "out2", length=256)
