@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -17,17 +19,35 @@ FIGURES = (
 )  # fmt: skip
 
 
+FLEDGE = [sys.executable, "-m", "fledge"]
+ENVIRONMENT = os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "120"}
+
+
 def raise_(out: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "fledge", "raise", "pydoc", "--scale", "smoke", "--out", str(out), *arguments]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "120"}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=900, check=False)
+    command = [*FLEDGE, "raise", "pydoc", "--scale", "smoke", "--out", str(out), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=900, check=False)
+
+
+def interrupted(out: Path) -> tuple[int, str]:
+    """The same command, which gets a Ctrl-C when it has trained for some steps."""
+    command = [*FLEDGE, "raise", "pydoc", "--scale", "smoke", "--out", str(out)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    while not (out / ".pretrain.work" / "metrics.jsonl").is_file() and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=300)[1]
+    return process.returncode, said
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("story") / "pydoc"
+    code, said = interrupted(out)
+    assert code == 130, said[-3000:]
+    assert "run the same command again to go on from there" in said
     done = raise_(out)
     assert done.returncode == 0, done.stderr[-3000:]
+    assert "going on from step" in done.stderr
     assert "to chat" in done.stderr
     assert "report.html" in done.stderr.replace("\n", "")
     return out
@@ -74,6 +94,11 @@ def test_the_assistant_answers(run: Path) -> None:
     answers = fledge.load(run).generate([[{"role": "user", "content": "What does json.dumps do?"}]], max_new_tokens=16)
     assert len(answers) == 1
     assert isinstance(answers[0], str)
+    chat = [*FLEDGE, "chat", str(run), "--max-new-tokens", "16", "--seed", "3"]
+    asked = "What does json.dumps do?\n/undo\n/quit\n"
+    talk = subprocess.run(chat, input=asked, capture_output=True, text=True, env=ENVIRONMENT, timeout=300, check=False)
+    assert talk.returncode == 0, talk.stderr
+    assert talk.stdout.strip()
 
 
 @pytest.mark.timeout(900)

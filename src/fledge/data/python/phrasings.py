@@ -11,6 +11,18 @@ TAUGHT_FORWARD = (
     "How would you describe {name}?",
     "Can you explain what {name} does?",
     "I came across {name}. What is it?",
+    "Summarise {name}.",
+    "Remind me what {name} does.",
+    "Give me a one-line description of {name}.",
+    "{name}: what is it for?",
+    "Could you tell me what {name} is?",
+    "Help me understand {name}.",
+    "When would I use {name}?",
+    "Do you know {name}?",
+    "What's the point of {name}?",
+    "I need a short description of {name}.",
+    "Say briefly what {name} does.",
+    "What can you tell me about {name}?",
 )
 HELD_OUT_FORWARD = (
     "Please summarise {name} for me.",
