@@ -1,5 +1,7 @@
 """Where and in which precision to compute, seeds and random state, memory, and a description of the machine."""
 
+import ctypes
+import gc
 import os
 import platform
 import resource
@@ -81,6 +83,16 @@ def resident_peak() -> int:
     except (OSError, StopIteration):
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def release_memory() -> None:
+    """Gives freed memory back to the system: collected garbage, compiled code of models that are gone, the heap."""
+    torch.compiler.reset()
+    gc.collect()
+    with suppress(OSError, AttributeError):  # malloc_trim is glibc's
+        ctypes.CDLL(None).malloc_trim(0)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def reset_peak_memory() -> None:

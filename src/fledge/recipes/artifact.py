@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fledge.core.config import Config
-from fledge.core.device import environment, peak_memory, reset_peak_memory
+from fledge.core.device import environment, peak_memory, release_memory, reset_peak_memory
 from fledge.core.errors import FledgeError
 from fledge.core.files import disk_errors, fingerprint, install, read_json, write_json, write_text_atomic
 from fledge.core.log import Log
@@ -82,6 +82,7 @@ def make(stage: str, config: Config, directory: Path, mark: str, log: Log) -> di
             shutil.rmtree(work, ignore_errors=True)
             work.mkdir(parents=True)
             write_text_atomic(work / "fingerprint", mark)
+        release_memory()
         reset_peak_memory()
         before, started = spent(work), time.monotonic()
         try:
