@@ -1,6 +1,5 @@
 """Packing against a brute-force reading of the rows, and its speed."""
 
-
 import numpy as np
 import pytest
 import torch

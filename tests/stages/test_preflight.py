@@ -1,6 +1,7 @@
 """Every preflight check: what it refuses, in which words, and what it lets through."""
 
 import copy
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -261,3 +262,33 @@ def test_ppo_refuses_broken_weights(tiny: Path, tmp_path: Path, model: str) -> N
     save_model(broken, tmp_path / "broken", tokenizer=Tokenizer.load(tiny / model))
     where = {"policy" if model == "base" else "reward": tmp_path / "broken"}
     assert refused(run_ppo, tiny, tmp_path / "out", **where)[0].startswith(f"{tmp_path / 'broken'} holds NaN or inf")
+
+
+def test_questions_that_were_demonstrated(tiny: Path, tmp_path: Path) -> None:
+    """An evaluation on what training showed would say nothing: that holds for every turn of a demonstration."""
+    turns = [
+        {"role": "user", "content": "Where is the zebra?"},
+        {"role": "assistant", "content": "At the river."},
+        {"role": "user", "content": "And the lion?"},
+        {"role": "assistant", "content": "There too."},
+    ]
+    (tmp_path / "shots.jsonl").write_text(json.dumps({"messages": turns}) + "\n")
+    stage = load_stage("evaluate")
+
+    def run(prompt: list[dict[str, str]], **columns: Any) -> dict[str, Any]:
+        row = {"prompt": prompt, "kind": "forward", "name": "a", "truth": "b", "split": "invented"} | columns
+        row = {key: value for key, value in row.items() if value is not None}
+        (tmp_path / "questions.jsonl").write_text(json.dumps(row) + "\n")
+        settings = {"questions": tmp_path / "questions.jsonl", "shots": tmp_path / "shots.jsonl", "max_new_tokens": 4}
+        config = make_config(stage.config, settings | {"models": {"sft": tiny / "base"}}, "the test")
+        return stage.run(config, tmp_path, QUIET)
+
+    for seen in (turns[:1], turns[:3]):
+        message, remedy = refused(run, seen)
+        assert message.startswith("1 questions are in the training data too, e.g. ")
+        assert remedy == "remove them from one side: a result on them would say nothing"
+    assert refused(run, turns[2:3], kind=None) == (
+        f"{tmp_path / 'questions.jsonl'} has no column 'kind'",
+        "give the evaluation.jsonl of `questions`",
+    )
+    assert run(turns[2:3])["models"]["sft"]

@@ -54,7 +54,7 @@ class PpoConfig(TrainConfig):
     batch: int = 256
     sample_every: int = 5
     samples: int = 6
-    optimizer: OptimizerConfig = OptimizerConfig(name="adamw", learning_rate=1e-4, weight_decay=0.0)
+    optimizer: OptimizerConfig = OptimizerConfig(name="adamw", learning_rate=4e-5, weight_decay=0.0)
     warmup: float = 0.05
     decay: float = 0.5
 
