@@ -482,6 +482,19 @@ def test_interrupted_it_says_how_to_go_on(fledge: Fledge, tiny: Path, monkeypatc
     assert "going on from step 3 of 8" in again.err
 
 
+def test_interrupted_where_nothing_is_saved_it_says_so_too(
+    fledge: Fledge, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(path: Path) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fledge.stages.tokenizer.read", interrupt)
+        result = fledge(*tokenizer_of(tiny), "--out", "out")
+    assert (result.code, result.err) == (130, "stopped; run the same command again to go on\n")
+    assert fledge(*tokenizer_of(tiny), "--out", "out").code == 0
+
+
 def test_dry_run_runs_nothing(fledge: Fledge) -> None:
     result = fledge("raise", "pydoc", "--dry-run")
     assert result.code == 0

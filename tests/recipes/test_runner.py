@@ -1,5 +1,6 @@
 """Recipes: what is planned, done once, done again when something upstream changed, and refused."""
 
+import io
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from rich.console import Console
 
 from fledge.core.errors import FledgeError
 from fledge.core.log import Log
@@ -92,6 +94,20 @@ def test_what_changes_is_done_again_with_all_that_hangs_on_it(
     made.clear()
     run(recipe, tmp_path / "run", *changes, scale=scale)
     assert made == again
+
+
+def test_what_is_done_again_is_said(recipe: Path, tmp_path: Path) -> None:
+    run(recipe, tmp_path / "run")
+    work = tmp_path / "run" / ".pretrain.work"
+    work.mkdir()
+    (work / "fingerprint").write_text("that of other settings")
+    out = io.StringIO()
+    steps = plan(read_recipe(str(recipe)), tmp_path / "run", "", ["pretrain.tokens=64"])
+    run_recipe(steps, tmp_path / "run", Log(console=Console(file=out, width=200)))
+    said = out.getvalue()
+    assert "1/3 small is done" in said
+    assert "3/3 pretrain learn language by predicting the next token (again: settings or inputs have changed)" in said
+    assert "unfinished work with other settings or inputs is dropped" in said
 
 
 def test_files_from_outside_that_change_are_noticed(recipe: Path, tiny: Path, tmp_path: Path, made: list[str]) -> None:

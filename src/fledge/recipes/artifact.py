@@ -79,6 +79,8 @@ def make(stage: str, config: Config, directory: Path, mark: str, log: Log) -> di
             summary: dict[str, Any] = read_json(directory / "summary.json")
             return summary
         if not begun(directory, mark):
+            if work.exists():
+                log.say("[yellow]unfinished work with other settings or inputs is dropped[/]")
             shutil.rmtree(work, ignore_errors=True)
             work.mkdir(parents=True)
             write_text_atomic(work / "fingerprint", mark)

@@ -152,7 +152,8 @@ def run_recipe(steps: list[Step], run: Path, log: Log) -> None:
             if step.done:
                 log.say(f"{title} [dim]is done[/]")
                 continue
-            log.say(f"{title} [dim]{STAGES[step.stage]}{' (going on)' if step.begun else ''}[/]")
+            again = " (again: settings or inputs have changed)" if step.directory.exists() else ""
+            log.say(f"{title} [dim]{STAGES[step.stage]}{' (going on)' if step.begun else again}[/]")
             write_text_atomic(
                 run / "configs" / f"{step.name}.yaml",
                 yaml.safe_dump(step.config.model_dump(mode="json"), sort_keys=False),
