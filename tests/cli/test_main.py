@@ -340,10 +340,8 @@ def test_a_full_disk_loses_nothing(fledge: Fledge, tiny: Path, disk: Path) -> No
     assert (disk / "model" / "model.safetensors").is_file()
 
 
-def test_a_disk_that_fills_up_while_training(fledge: Fledge, tiny: Path, disk: Path) -> None:
-    subprocess.run(["mount", "-o", "remount,size=5m", disk], check=True)
-    filler = disk / "filler"
-    filler.write_bytes(b"x" * (1 << 20))
+def test_a_disk_that_fills_up_while_retraining(fledge: Fledge, tiny: Path, disk: Path) -> None:
+    """What stood there stays, until there is something whole to put into its place."""
     subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
     assert fledge(*small_model(tiny), "--out", disk / "one").code == 0
     used = sum(path.stat().st_size for path in disk.rglob("*") if path.is_file())
@@ -353,6 +351,28 @@ def test_a_disk_that_fills_up_while_training(fledge: Fledge, tiny: Path, disk: P
     result = fledge(*small_model(tiny, "seed=1"), "--out", disk / "one")
     refused(result, "the disk is full: ", "free some space")
     assert (disk / "one" / "model.safetensors").read_bytes() == before
+
+
+def test_a_save_that_finds_the_disk_full(fledge: Fledge, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fledge.checkpoint import resume
+
+    saves: list[Path] = []
+
+    def save_file(tensors: object, path: Path) -> None:
+        saves.append(path)
+        if len(saves) == 4:
+            raise resume.safetensors.SafetensorError("I/O error: No space left on device (os error 28)")
+        real(tensors, path)  # type: ignore[arg-type]
+
+    real = resume.save_file
+    with monkeypatch.context() as patch:
+        patch.setattr(resume, "save_file", save_file)
+        result = fledge(*small_model(tiny), "--out", "out")
+    refused(result, "the last good state is step 3 in .out.work/resume", "free some space")
+    assert "the disk is full: " in result.err
+    again = fledge(*small_model(tiny), "--out", "out")
+    assert again.code == 0
+    assert "going on from step 3 of 8" in again.err
 
 
 @pytest.fixture

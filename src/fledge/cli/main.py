@@ -21,6 +21,7 @@ from fledge.core.errors import FledgeError, Stopped
 from fledge.stages import STAGES
 
 console = Console(stderr=True, highlight=False)
+INTERRUPTED = 130  # the exit code of what a Ctrl-C ended
 OUT_OF_MEMORY = re.compile("not enough memory|out of memory|(can't|cannot) allocate memory", re.IGNORECASE)
 
 ABOUT = """Raise a language model end to end: from raw text to an aligned assistant.
@@ -161,10 +162,13 @@ def run() -> None:
     # Before torch is loaded: threads that spin while they wait lose a factor of ten when another job shares the cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        sys.exit(app([text for text in sys.argv[1:] if text != "--debug"], standalone_mode=False) or 0)
+        code = app([text for text in sys.argv[1:] if text != "--debug"], standalone_mode=False) or 0
+        if code == INTERRUPTED:  # what newer versions of typer make of Ctrl-C
+            raise KeyboardInterrupt
+        sys.exit(code)
     except Stopped as stopped:
         console.print(f"[yellow]{escape(str(stopped))}[/]", soft_wrap=True)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     except FledgeError as error:
         if debug:
             raise
@@ -172,7 +176,7 @@ def run() -> None:
         sys.exit(1)
     except (KeyboardInterrupt, typer.Abort):
         console.print("[yellow]stopped; run the same command again to go on[/]")
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     except BrokenPipeError:
         with suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from fledge.core.device import free_memory, pick_device, pick_dtype
+from fledge.core.device import free_memory, pick_device
 from fledge.core.log import Log
 from fledge.recipes.runner import Step
 
@@ -34,9 +34,9 @@ def show_plan(steps: list[Step], recipe: dict[str, Any], scale: str, log: Log) -
 
 
 def speed() -> float:
-    """GFLOP/s of a matrix product like those of the demo, in the precision it would train in."""
-    device = pick_device()
-    dtype = pick_dtype("auto", device)
+    """GFLOP/s of a float32 matrix product like those of the demo; matrix units for bfloat16 would say too much, since
+    most of a small model's time goes into moving memory."""
+    device, dtype = pick_device(), torch.float32
     x, w = torch.randn(4096, 256, device=device, dtype=dtype), torch.randn(768, 256, device=device, dtype=dtype)
     product = x @ w.T
     rounds, began = 0, time.perf_counter()
