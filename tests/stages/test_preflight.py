@@ -194,10 +194,11 @@ def test_rows_longer_than_the_context() -> None:
 
 def test_prompts_that_leave_no_room_for_the_answer() -> None:
     prompts = [[1] * 10, [1] * 20, [1] * 30]
-    preflight.check_prompts(prompts, 8, 38)
-    assert refused(preflight.check_prompts, prompts, 8, 24) == (
+    assert preflight.check_prompts(prompts, 8, 38, False, QUIET) == prompts
+    assert preflight.check_prompts(prompts, 8, 24, True, QUIET) == prompts[:1]
+    assert refused(preflight.check_prompts, prompts, 8, 24, False, QUIET) == (
         "2 of 3 prompts do not fit into 24 tokens with 8 new ones",
-        "set length=38, lower max_new_tokens, or remove the long prompts",
+        "set length=38, lower max_new_tokens, or drop_long=true to leave them out",
     )
 
 

@@ -114,7 +114,7 @@ def test_compilation_is_decided_by_the_whole_job(tiny: Path, tmp_path: Path, mon
     session.start = session.steps - 1
     session.compiled()
     assert len(compiled) == 2
-    start(tiny, tmp_path / "b", compile="off").compiled()
+    start(tiny, tmp_path / "b", compile="never").compiled()
     assert len(compiled) == 2
     monkeypatch.setattr(session_module.shutil, "which", lambda name: None)
     if not torch.cuda.is_available():

@@ -46,6 +46,7 @@ class PpoConfig(TrainConfig):
     iterations: int = 20
     rollouts: RolloutConfig = RolloutConfig()
     max_new_tokens: int = 40
+    drop_long: bool = False
     temperature: float = 1.0
     ptx_tokens: int = 1024
     clip_ratio: float = 0.2
@@ -68,7 +69,7 @@ def ppo(config: PpoConfig, out: Path, log: Log) -> dict[str, Any]:
     shape = read_config(config.policy)[0]
     check_length(config.length, shape)
     prompts = read_prompts(config.prompts, tokenizer, log)
-    check_prompts(prompts, config.max_new_tokens, config.length)
+    prompts = check_prompts(prompts, config.max_new_tokens, config.length, config.drop_long, log)
     check_memory(shape, device, config.tokens_per_microbatch, config.length, copies=8, log=log)
     policy, reference = (load_model(config.policy, device=device) for _ in range(2))
     critic, scorer = (load_model(config.reward, device=device) for _ in range(2))

@@ -130,16 +130,21 @@ def check_length(length: int, shape: ModelConfig) -> None:
         )
 
 
-def check_prompts(prompts: Sequence[Sequence[int]], max_new_tokens: int, length: int) -> None:
-    """A prompt and the longest answer to it must fit into a row."""
+def check_prompts(
+    prompts: Sequence[list[int]], max_new_tokens: int, length: int, drop_long: bool, log: Log
+) -> list[list[int]]:
+    """The prompts that fit into a row with the longest answer to them; refuses others unless `drop_long`."""
     most = length - max_new_tokens
     long = [prompt for prompt in prompts if len(prompt) > most]
-    if long:
+    if long and drop_long and len(long) < len(prompts):
+        log.say(f"[yellow]left out {len(long):,} of {len(prompts):,} prompts: longer than {most} tokens[/]")
+    elif long:
         needed = max(map(len, long)) + max_new_tokens
         raise FledgeError(
             f"{len(long):,} of {len(prompts):,} prompts do not fit into {length} tokens with {max_new_tokens} new ones",
-            f"set length={needed}, lower max_new_tokens, or remove the long prompts",
+            f"set length={needed}, lower max_new_tokens, or drop_long=true to leave them out",
         )
+    return [prompt for prompt in prompts if len(prompt) <= most]
 
 
 def check_memory(

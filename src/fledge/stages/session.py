@@ -46,7 +46,7 @@ class TrainConfig(Config):
     log_every: int = 5
     device: str = "auto"
     dtype: str = "auto"
-    compile: Literal["auto", "on", "off"] = "auto"
+    compile: Literal["auto", "always", "never"] = "auto"
     seed: int = 0
 
     @property
@@ -138,7 +138,7 @@ class Session:
         flops = self.steps * self.config.tokens_per_step * 6 * sum(p.numel() for p in self.model.parameters())
         able = self.device.type == "cuda" or shutil.which("g++") is not None
         pays = able and self.batches.one_shape and flops > WORTH_COMPILING
-        if self.config.compile == "off" or (self.config.compile == "auto" and not pays):
+        if self.config.compile == "never" or (self.config.compile == "auto" and not pays):
             return self.model
         self.log.say("[dim]compiling the model: the first step takes about half a minute[/]")
         compiled: nn.Module = torch.compile(self.model, dynamic=False)  # type: ignore[assignment]

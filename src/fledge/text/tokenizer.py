@@ -91,7 +91,7 @@ class Tokenizer:
         )
         backend.train_from_iterator(pieces(texts), trainer)
         spec = json.loads(backend.to_str())
-        if not spec["model"]["merges"]:
+        if not spec["model"]["merges"] and vocab_size > 256 + len(special_tokens):
             raise FledgeError("there is no text to learn a tokenizer from", "check what curation kept")
         config = {
             "tokenizer_class": "PreTrainedTokenizerFast",
