@@ -54,6 +54,12 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
     return torch.autocast(device.type, dtype=dtype)
 
 
+def compute_dtype(x: torch.Tensor) -> torch.dtype:
+    """The precision that a matrix product with `x` has here: autocast's, or its own."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
 def rng_state() -> dict[str, torch.Tensor]:
     """The state of torch's random generators."""
     state = {"cpu": torch.get_rng_state()}

@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fledge.core.device import compute_dtype
 from fledge.core.errors import FledgeError
 from fledge.core.nouns import Document
 from fledge.data.packing import Example, Row, collate, pack
 from fledge.evaluate.calibration import BINS, bin_of, calibration_error, reliability
 from fledge.evaluate.statistics import Estimate, ratio
-from fledge.objectives.language import compute_dtype, rows_per_chunk, supervised
+from fledge.objectives.language import rows_per_chunk, supervised
 from fledge.objectives.loss import Projectable
 from fledge.text.tokenizer import Tokenizer
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from fledge.core.device import compute_dtype
 from fledge.model.cache import Cache
 from fledge.model.config import ModelConfig
 from fledge.model.normalise import Norm
@@ -195,9 +196,3 @@ class Transformer(nn.Module):
         dtype = compute_dtype(x)
         blocked = torch.zeros(allowed.shape, dtype=dtype, device=x.device)
         return blocked.masked_fill_(~allowed, torch.finfo(dtype).min)[:, None]
-
-
-def compute_dtype(x: Tensor) -> torch.dtype:
-    """The precision of matrix products here: autocast's, or that of `x` (the residual stream keeps its own)."""
-    kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fledge.core.device import compute_dtype
 from fledge.objectives.loss import Loss, Projectable
 
 IGNORED = -100
@@ -67,12 +68,6 @@ def supervised(targets: Tensor) -> tuple[Tensor, Tensor]:
     flat = targets.flatten()
     places = (flat != IGNORED).nonzero()[:, 0]
     return places, flat[places]
-
-
-def compute_dtype(hidden: Tensor) -> torch.dtype:
-    """The precision that a matrix product with `hidden` has here: autocast's, or its own."""
-    kind = hidden.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
 
 
 def rows_per_chunk(vocabulary: int, device: torch.device) -> int:
