@@ -7,7 +7,7 @@ row costs microseconds) and sharding over processes.
 """
 
 import zlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from fledge.data.packing import Batch, Example, Row, collate, pack
 
 WINDOW = 1 << 20  # tokens
 # The rows of the chosen examples of a source, made with a seed: packed as they are, or corrupted.
-Arrange = Callable[[Sequence[Example], Sequence[int], Sequence[int]], list[Row]]
+Arrange = Callable[[Sequence[Example], Iterable[int], Sequence[int]], list[Row]]
 
 
 class Source:
@@ -41,7 +41,7 @@ class Source:
         while self.end < len(self.order) and tokens < WINDOW:
             tokens += len(self.examples[self.order[self.end]].ids)
             self.end += 1
-        self.rows = self.arrange(self.examples, self.order[self.start : self.end], [*self.seed, self.epoch])
+        self.rows = self.arrange(self.examples, self.order[self.start : self.end].tolist(), [*self.seed, self.epoch])
         self.shuffled = np.random.default_rng([*self.seed, self.epoch, self.start]).permutation(len(self.rows))
 
     def next(self) -> Row:

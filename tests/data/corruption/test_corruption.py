@@ -1,13 +1,15 @@
 """Each corruption against its own inverse or a statistic of its paper, on random texts, settings and seeds."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fledge.core.errors import FledgeError
 from fledge.data.corruption import masking, order, pairs, spans
 from fledge.data.corruption.marks import Marks
 from fledge.data.corruption.sample import Corruption, CorruptionConfig, Sample, Setting, arrange, corrupted
@@ -479,19 +481,16 @@ def test_what_a_text_becomes_does_not_depend_on_its_company(marks: Marks) -> Non
 
 
 def test_a_source_that_makes_no_rows_is_refused(marks: Marks) -> None:
-    from fledge.core.errors import FledgeError
+    def nothing(examples: Sequence[Example], chosen: Iterable[int], seed: Sequence[int]) -> list[Row]:
+        return []
 
-    nothing: Callable[..., list[Row]] = lambda examples, chosen, seed: []  # noqa: E731
-    stream = Stream(
-        {"a": plain_texts(marks, np.random.default_rng(0), 5)}, {"a": 1}, 48, 1, 1, 0, False, arrange=nothing
-    )
+    texts = {"a": plain_texts(marks, np.random.default_rng(0), 5)}
+    stream = Stream(texts, {"a": 1}, 48, 1, 1, 0, False, arrange=nothing)
     with pytest.raises(FledgeError, match="made no row"):
         next(stream)
 
 
 def test_collated_columns_have_their_kinds(marks: Marks) -> None:
-    import torch
-
     texts = plain_texts(marks, np.random.default_rng(0), 5)
     batch = collate(corrupted(order.prefix_lm, Setting(marks, 64), texts, range(5), [0]))
     assert batch["prefix"].dtype == torch.bool

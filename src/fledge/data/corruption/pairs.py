@@ -6,6 +6,8 @@ ends. NSP replaces the second by sentences of another text half of the time; SOP
 as in `transformers`: 0 is "as it was written". Leaves out BERT's shorter stretches (10 %).
 """
 
+import itertools
+
 import numpy as np
 
 from fledge.data.corruption.masking import paired
@@ -15,14 +17,11 @@ from fledge.data.packing import IGNORED, Example
 
 def nsp(example: Example, generator: np.random.Generator, setting: Setting) -> list[Sample]:
     """[CLS] a [SEP] b [SEP]: does b follow a, or is it from another text? What a random b displaced comes next."""
-    starts = segment_starts(example.ids, setting)
+    bounds = bounds_of(example.ids, setting)
     samples, first, room = [], 0, setting.length - 3
-    while (stretch := stretch_at(starts, first, len(example.ids), room)) is not None:
+    while (stretch := stretch_at(bounds, first, room)) is not None:
         middle = int(generator.integers(first + 1, stretch))
-        a, b = (
-            example.ids[starts[first] : starts[middle]],
-            example.ids[starts[middle] : end_of(starts, stretch, example)],
-        )
+        a, b = example.ids[bounds[first] : bounds[middle]], example.ids[bounds[middle] : bounds[stretch]]
         other = elsewhere(example, generator, setting, room - len(a)) if generator.random() < 0.5 else None
         samples.append(labelled(a, b if other is None else other, int(other is not None), generator, setting))
         first = stretch if other is None else middle
@@ -31,14 +30,11 @@ def nsp(example: Example, generator: np.random.Generator, setting: Setting) -> l
 
 def sop(example: Example, generator: np.random.Generator, setting: Setting) -> list[Sample]:
     """[CLS] a [SEP] b [SEP] of two segments that follow each other: in this order, or in the other?"""
-    starts = segment_starts(example.ids, setting)
+    bounds = bounds_of(example.ids, setting)
     samples, first = [], 0
-    while (stretch := stretch_at(starts, first, len(example.ids), setting.length - 3)) is not None:
+    while (stretch := stretch_at(bounds, first, setting.length - 3)) is not None:
         middle = int(generator.integers(first + 1, stretch))
-        a, b = (
-            example.ids[starts[first] : starts[middle]],
-            example.ids[starts[middle] : end_of(starts, stretch, example)],
-        )
+        a, b = example.ids[bounds[first] : bounds[middle]], example.ids[bounds[middle] : bounds[stretch]]
         swapped = bool(generator.random() < 0.5)
         samples.append(labelled(*((b, a) if swapped else (a, b)), int(swapped), generator, setting))
         first = stretch
@@ -55,26 +51,19 @@ def labelled(a: np.ndarray, b: np.ndarray, label: int, generator: np.random.Gene
     return Sample(sample.ids, sample.targets, sample.columns | {"pair_targets": labels, "pair_weights": weights})
 
 
-def segment_starts(ids: np.ndarray, setting: Setting) -> np.ndarray:
-    """Where sentences start; those that would fill more than half a row are cut."""
-    starts = setting.marks.sentences(ids)
+def bounds_of(ids: np.ndarray, setting: Setting) -> np.ndarray:
+    """Where sentences start, and the end of the last one; those that would fill more than half a row are cut."""
+    bounds = np.append(setting.marks.sentences(ids), len(ids))
     longest = max(1, (setting.length - 3) // 2)
-    sizes = np.diff(starts, append=len(ids))
-    return np.concatenate([np.arange(s, s + size, longest) for s, size in zip(starts, sizes)] or [starts])
+    return np.concatenate([*(np.arange(a, b, longest) for a, b in itertools.pairwise(bounds)), bounds[-1:]])
 
 
-def stretch_at(starts: np.ndarray, first: int, end: int, room: int) -> int | None:
-    """The number of the sentence before which a stretch that starts with sentence `first` ends: as many as fit into
-    `room` tokens, at least two; None if there are none."""
-    if first + 2 > len(starts):
+def stretch_at(bounds: np.ndarray, first: int, room: int) -> int | None:
+    """The sentence before which a stretch that begins with sentence `first` ends: as many as fit into `room` tokens,
+    which two always do; None if there are no two."""
+    if first + 2 >= len(bounds):
         return None
-    bounds = np.append(starts, end)
-    return max(first + 2, int(np.searchsorted(bounds, starts[first] + room, side="right")) - 1)
-
-
-def end_of(starts: np.ndarray, sentence: int, example: Example) -> int:
-    """Where the sentence before number `sentence` ends."""
-    return int(starts[sentence]) if sentence < len(starts) else len(example.ids)
+    return int(np.searchsorted(bounds, bounds[first] + room, side="right")) - 1
 
 
 def elsewhere(example: Example, generator: np.random.Generator, setting: Setting, room: int) -> np.ndarray | None:
@@ -84,6 +73,6 @@ def elsewhere(example: Example, generator: np.random.Generator, setting: Setting
     for number in range(first, first + count):
         other = setting.texts[number % count]
         if other is not example and len(other.ids):
-            start = int(generator.choice(segment_starts(other.ids, setting)))
+            start = int(generator.choice(bounds_of(other.ids, setting)[:-1]))
             return other.ids[start : start + room]
     return None

@@ -7,7 +7,7 @@ little is padding.
 `T` tokens of a sample, `S` of its source, `L` and `M` the lengths of a row's two sides, `R` rows.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -31,13 +31,16 @@ class CorruptionConfig(Config):
 @dataclass(frozen=True, slots=True)
 class Setting:
     """What a corruption works in: rows of `length` tokens (the encoder's, where there are two sides) and of
-    `target_length` (the decoder's; 0 where there is one side), a vocabulary, and the texts of the whole source."""
+    `target_length` (the decoder's; 0 where there is one side), a vocabulary, and the texts of the whole source.
+
+    alone: every sample gets a row of its own (a head that reads the first token of a row needs that)."""
 
     marks: Marks
     length: int
     target_length: int = 0
-    config: CorruptionConfig = CorruptionConfig()
+    config: CorruptionConfig = field(default_factory=CorruptionConfig)
     texts: Sequence[Example] = ()
+    alone: bool = False
 
     def share(self, default: float) -> float:
         """The share of tokens to corrupt."""
@@ -71,12 +74,12 @@ def windows(ids: np.ndarray, size: int) -> list[np.ndarray]:
 
 
 def corrupted(
-    corruption: Corruption, setting: Setting, examples: Sequence[Example], chosen: Sequence[int], seed: Sequence[int]
+    corruption: Corruption, setting: Setting, examples: Sequence[Example], chosen: Iterable[int], seed: Sequence[int]
 ) -> list[Row]:
     """Rows of the corrupted examples numbered `chosen`; each is a function of itself, its number and `seed` alone."""
     samples: list[Sample] = []
     for number in chosen:
-        generator = np.random.default_rng([*seed, int(number)])
+        generator = np.random.default_rng([*seed, number])
         samples += corruption(examples[number], generator, setting)
     return arrange(samples, setting)
 
@@ -85,6 +88,8 @@ def arrange(samples: Sequence[Sample], setting: Setting) -> list[Row]:
     """Rows of samples, each whole; every sample has the same columns."""
     if not samples:
         return []
+    if setting.alone:
+        return [filled([sample], [n], setting.length, 0) for n, sample in enumerate(samples)]
     sizes = np.array([len(sample.ids) for sample in samples])
     if samples[0].source is None:
         pieces = fit(sizes, setting.length)
