@@ -81,10 +81,10 @@ def test_one_token_at_a_time_equals_all_at_once() -> None:
     torch.testing.assert_close(torch.cat(steps, 1), whole)
 
 
-def test_select_reorders_and_repeats_rows() -> None:
+def test_rows_reorders_and_repeats_rows() -> None:
     model = make()
     source = torch.tensor([[3, 1, 4], [1, 5, 9]])
-    state: State = model.encode(source).select(torch.tensor([1, 0, 1]))
+    state: State = model.encode(source).rows(torch.tensor([1, 0, 1]))
     found = model(torch.tensor([[2], [2], [2]]), cache=state).logits()
     whole = model(torch.tensor([[2], [2]]), source_ids=source).logits()
     torch.testing.assert_close(found, whole[[1, 0, 1]])

@@ -50,9 +50,9 @@ class State:
     hidden: Tensor
     cell: Tensor
 
-    def select(self, rows: Tensor) -> "State":
-        """The state of the documents `rows`, in that order, each as often as it is named."""
-        return State(self.hidden[:, rows], self.cell[:, rows])
+    def rows(self, index: Tensor) -> "State":
+        """The state of the documents `index`, in that order, each as often as it is named."""
+        return State(self.hidden[:, index], self.cell[:, index])
 
 
 class LstmModel(nn.Module):
