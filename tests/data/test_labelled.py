@@ -87,7 +87,7 @@ def test_sources_and_targets(tmp_path: Path) -> None:
 
 def test_parallel_texts_match_by_line(tmp_path: Path) -> None:
     (tmp_path / "a.en").write_text("one\ntwo\n")
-    (tmp_path / "a.de.gz").write_bytes(gzip.compress("eins\r\nzwei".encode()))
+    (tmp_path / "a.de.gz").write_bytes(gzip.compress(b"eins\r\nzwei"))
     rows = parallel_rows(tmp_path / "a.en", tmp_path / "a.de.gz")
     assert rows == [{"source": "one", "target": "eins"}, {"source": "two", "target": "zwei"}]
     (tmp_path / "b.de").write_text("eins\n")

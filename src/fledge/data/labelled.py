@@ -93,9 +93,7 @@ class Columns:
         return value
 
 
-def to_labelled(
-    rows: Sequence[Row], columns: Mapping[str, str], number: bool
-) -> tuple[list[Labelled], dict[str, int]]:
+def to_labelled(rows: Sequence[Row], columns: Mapping[str, str], number: bool) -> tuple[list[Labelled], dict[str, int]]:
     """Texts (pairs, where there is a second text) with a class, or with a number if `number`."""
     find = Columns(rows, columns)
 
@@ -206,5 +204,3 @@ def text_lines(path: Path) -> list[str]:
         raise FledgeError(f"{path} cannot be read: {error.strerror or error}", "check the path") from None
     except (Unusable, UnicodeDecodeError, EOFError) as error:
         raise FledgeError(f"{path} is not a text in UTF-8 ({error})", "give plain or gzipped text") from None
-
-

@@ -52,8 +52,8 @@ def collate_samples(samples: Sequence[Sample]) -> Batch:
             batch[f"{kind}documents"] = (steps < lengths[:, None]).int()
     batch = {name: c if c.dtype == torch.bool or "documents" in name else c.long() for name, c in batch.items()}
     for name, value in samples[0].values.items():
-        kind = torch.float32 if isinstance(value, float) else torch.int64
-        batch[name] = torch.tensor([sample.values[name] for sample in samples], dtype=kind)
+        precision = torch.float32 if isinstance(value, float) else torch.int64
+        batch[name] = torch.tensor([sample.values[name] for sample in samples], dtype=precision)
     return batch
 
 
