@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from fledge.cli.chat import chat
+from fledge.cli.check import check
 from fledge.cli.generate import generate
 from fledge.cli.inspect import inspect
 from fledge.core.errors import FledgeError, Stopped
@@ -156,6 +157,7 @@ def raise_(
 app.command("chat")(chat)
 app.command("generate")(generate)
 app.command("inspect")(inspect)
+app.command("check")(check)
 
 
 def run() -> None:
