@@ -19,6 +19,7 @@ from fledge.cli.chat import chat
 from fledge.cli.check import check
 from fledge.cli.generate import generate
 from fledge.cli.inspect import inspect
+from fledge.cli.serve import serve
 from fledge.core.errors import FledgeError, Stopped
 from fledge.stages import STAGES
 
@@ -156,6 +157,7 @@ def raise_(
 
 app.command("chat")(chat)
 app.command("generate")(generate)
+app.command("serve")(serve)
 app.command("inspect")(inspect)
 app.command("check")(check)
 
