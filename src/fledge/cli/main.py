@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from fledge.cli.chat import chat
+from fledge.cli.check import check
 from fledge.cli.generate import generate
 from fledge.cli.inspect import inspect
 from fledge.cli.serve import keys_app, serve
@@ -159,6 +160,7 @@ app.command("generate")(generate)
 app.command("serve")(serve)
 app.add_typer(keys_app, name="keys")
 app.command("inspect")(inspect)
+app.command("check")(check)
 
 
 def run() -> None:
