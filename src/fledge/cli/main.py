@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from fledge.cli.chat import chat
+from fledge.cli.check import check
 from fledge.cli.generate import generate
 from fledge.cli.inspect import inspect
 from fledge.cli.serve import serve
@@ -158,6 +159,7 @@ app.command("chat")(chat)
 app.command("generate")(generate)
 app.command("serve")(serve)
 app.command("inspect")(inspect)
+app.command("check")(check)
 
 
 def run() -> None:
