@@ -35,9 +35,7 @@ def save_lstm(model: LstmModel, directory: Path, *, tokenizer: Tokenizer, extra:
         write_json(directory / CHECKSUMS, {file.name: checksum(file) for file in present})
 
 
-def load_lstm(
-    directory: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
-) -> LstmModel:
+def load_lstm(directory: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> LstmModel:
     """The LSTM in `directory`; raises FledgeError for what is missing, damaged or does not fit together."""
     values = read_json(directory / "config.json")
     axes = {key: values[key] for key in LstmConfig.model_fields if key in values}
@@ -62,9 +60,7 @@ def is_lstm(directory: Path) -> bool:
     return isinstance(values, dict) and values.get("model_type") == MODEL_TYPE
 
 
-def load_any(
-    directory: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
-) -> Any:
+def load_any(directory: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
     """The model in `directory`, whatever it is: a Transformer with its head, or an LSTM."""
     load = load_lstm if is_lstm(directory) else load_model
     return load(directory, device=device, dtype=dtype)

@@ -6,6 +6,7 @@ measured on. The result is a Hugging Face directory of the task's kind; every fi
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -77,58 +78,74 @@ class FinetuneConfig(TrainConfig):
 def finetune(config: FinetuneConfig, out: Path, log: Log) -> dict[str, Any]:
     """Writes a Hugging Face directory, evaluation.json and predictions.jsonl."""
     torch.manual_seed(config.seed)
+    job = prepare(config, log)
+    task, model, stream = job.task, job.model, job.stream
+    if isinstance(model.config, ModelConfig):
+        device = pick_device(config.device)
+        check_memory(model.config, device, config.tokens_per_microbatch, config.length, copies=0, log=log)
+    steps = round(config.epochs * stream.steps_per_epoch)
+    log.say(
+        f"{job.examples:,} examples to learn from in {len(stream.samples):,} rows, {len(job.evaluation):,} to measure "
+        f"on; {model.config.parameters() / 1e6:.1f} M parameters, {steps:,} steps"
+    )
+    session = Session(config, model, stream, steps, out, log, "finetune")
+    for step in session.fit(task.loss):
+        if step.every(config.evaluate_every):
+            with session.autocast():
+                figures, _ = task.measure(model, job.evaluation, config.tokens_per_microbatch)
+            log.metrics(step.number + 1, **{name: figure.value for name, figure in figures.items()})
+
+    with session.autocast():
+        figures, predictions = task.measure(model, job.evaluation, config.tokens_per_microbatch)
+    rows = [[name, f"{f.value:.4g}", f"{f.low:.4g} – {f.high:.4g}", f.n] for name, f in figures.items()]
+    log.table(f"{config.task}: {len(job.evaluation):,} examples", ["metric", "value", "95 % interval", "n"], rows)
+    measured = {name: figure.as_dict() for name, figure in figures.items()}
+    write_json(out / "evaluation.json", {"task": config.task, "metrics": measured})
+    write_jsonl(out / "predictions.jsonl", predictions)
+    save = save_lstm if isinstance(model, LstmModel) else save_model
+    save(model, out, tokenizer=job.tokenizer, extra=task.notes())
+    return {
+        "task": config.task,
+        "examples": job.examples,
+        "parameters": model.config.parameters(),
+        "metrics": measured,
+        **session.summary(),
+    }
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a fine-tuning needs before it begins; `examples` is how many it learns from."""
+
+    tokenizer: Tokenizer
+    task: Task
+    model: Any
+    stream: EncodedStream
+    evaluation: list[Any]
+    examples: int
+
+
+def prepare(config: FinetuneConfig, log: Log) -> Job:
+    """Reads examples and model, and refuses what does not go together before any time is spent."""
     if config.task == "text_to_text":
         for module in ("sacrebleu", "rouge_score.rouge_scorer"):
             needed(module)
     start = config.model or config.tokenizer
     if start is None:
         raise FledgeError("there is nothing to begin with", "give model=DIRECTORY, or tokenizer=DIRECTORY and shape=…")
-    tokenizer, device = Tokenizer.load(start), pick_device(config.device)
-    pretrained = load_any(config.model) if config.model else None
+    tokenizer, pretrained = Tokenizer.load(start), load_any(config.model) if config.model else None
     shape = shape_of(config, pretrained)
     train, evaluation = examples_of(config, log)
-    setting = Setting(
-        tokenizer, shape, config.length, config.prefix, config.beam, config.max_new_tokens, config.nbest
-    )
+    setting = Setting(tokenizer, shape, config.length, config.prefix, config.beam, config.max_new_tokens, config.nbest)
     task = task_of(config, setting, train)
     check_shape(task, config.task, shape)
-    train, evaluation = apart(train, evaluation, task, config, log)
+    train = apart(train, evaluation, task, config.limit, log)
     encoded = fitting(task.encode(train, training=True), config.length, log)
-
-    model = model_for(task, config, shape, tokenizer, pretrained).to(device)
+    model = model_for(task, config, shape, tokenizer, pretrained).to(pick_device(config.device))
     check_length(config.length, model.config)
-    if isinstance(model.config, ModelConfig):
-        check_memory(model.config, device, config.tokens_per_microbatch, config.length, copies=0, log=log)
     tokens = max(1, config.tokens_per_step // config.microbatches)
     stream = EncodedStream(encoded, tokens, config.microbatches, config.seed)
-    steps = round(config.epochs * stream.steps_per_epoch)
-    log.say(
-        f"{len(train):,} examples to learn from in {len(encoded):,} rows, {len(evaluation):,} to measure on; "
-        f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, {steps:,} steps"
-    )
-    session = Session(config, model, stream, steps, out, log, "finetune")
-    for step in session.fit(task.loss):
-        if step.every(config.evaluate_every):
-            with session.autocast():
-                figures, _ = task.measure(model, evaluation, config.tokens_per_microbatch)
-            log.metrics(step.number + 1, **{name: figure.value for name, figure in figures.items()})
-
-    with session.autocast():
-        figures, predictions = task.measure(model, evaluation, config.tokens_per_microbatch)
-    table = [[name, f"{f.value:.4g}", f"{f.low:.4g} – {f.high:.4g}", f.n] for name, f in figures.items()]
-    log.table(f"{config.task} on {len(evaluation):,} examples", ["metric", "value", "95 % interval", "n"], table)
-    measured = {name: figure.as_dict() for name, figure in figures.items()}
-    write_json(out / "evaluation.json", {"task": config.task, "metrics": measured})
-    write_jsonl(out / "predictions.jsonl", predictions)
-    save = save_lstm if isinstance(model, LstmModel) else save_model
-    save(model, out, tokenizer=tokenizer, extra=task.notes())
-    return {
-        "task": config.task,
-        "examples": len(train),
-        "parameters": model.config.parameters(),
-        "metrics": measured,
-        **session.summary(),
-    }
+    return Job(tokenizer, task, model, stream, evaluation, len(train))
 
 
 def shape_of(config: FinetuneConfig, pretrained: Any) -> Shape:
@@ -166,20 +183,18 @@ def examples_of(config: FinetuneConfig, log: Log) -> tuple[list[Any], list[Any]]
     return [e for e, h in zip(train, held) if not h], [e for e, h in zip(train, held) if h]
 
 
-def apart(
-    train: list[Any], evaluation: list[Any], task: Task, config: FinetuneConfig, log: Log
-) -> tuple[list[Any], list[Any]]:
-    """Both, when what is measured on is taken out of what is learnt from, and the rest is limited."""
+def apart(train: list[Any], evaluation: list[Any], task: Task, limit: int, log: Log) -> list[Any]:
+    """What is learnt from without what is measured on, the first `limit` of it (0: all)."""
     known = {" ".join(task.key(e).lower().split()) for e in evaluation}
     kept = [e for e in train if " ".join(task.key(e).lower().split()) not in known]
     if len(kept) < len(train):
         log.say(f"[yellow]left out {len(train) - len(kept):,} training examples that are measured on too[/]")
-    kept = kept[: config.limit] if config.limit else kept
+    kept = kept[:limit] if limit else kept
     if not kept or not evaluation:
         raise FledgeError(
             f"{len(kept):,} examples are left to learn from and {len(evaluation):,} to measure on", "give more examples"
         )
-    return kept, evaluation
+    return kept
 
 
 def task_of(config: FinetuneConfig, setting: Setting, train: Sequence[Any]) -> Task:
@@ -211,11 +226,11 @@ def fitting(encoded: list[Any], length: int, log: Log) -> list[Any]:
     return kept
 
 
-def model_for(task: Task, config: FinetuneConfig, shape: Shape, tokenizer: Tokenizer, pretrained: Any) -> nn.Module:
+def model_for(task: Task, config: FinetuneConfig, shape: Shape, tokenizer: Tokenizer, pretrained: Any) -> Any:
     """The model with the task's head: on the pretrained backbone, or all fresh."""
     if isinstance(pretrained, LstmModel):
         return pretrained
-    if pretrained is None and shape == "lstm":
+    if shape == "lstm":
         sizes = {"vocab_size": tokenizer.vocab_size, "context": config.context, "layers": 2, "width": 64 * config.depth}
         return LstmModel(make_config(LstmConfig, sizes | config.axes, where="axes"))
     if pretrained is None:

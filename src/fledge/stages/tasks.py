@@ -6,7 +6,7 @@ marks); a pair that is too long loses tokens of the longer text. The tasks thems
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -37,7 +37,7 @@ class Setting:
     shape: Shape
     length: int
     prefix: str = ""
-    beam: BeamConfig = BeamConfig()
+    beam: BeamConfig = field(default_factory=BeamConfig)
     max_new_tokens: int = 64
     nbest: int = 1
 
@@ -67,9 +67,7 @@ class Task(Protocol):
         """A text that is the same for the same example: none may be learnt from and measured on."""
         ...
 
-    def measure(
-        self, model: nn.Module, examples: Sequence[Any], tokens: int
-    ) -> tuple[dict[str, Estimate], list[Row]]:
+    def measure(self, model: nn.Module, examples: Sequence[Any], tokens: int) -> tuple[dict[str, Estimate], list[Row]]:
         """The figures on these examples, and what the model said to each."""
         ...
 
