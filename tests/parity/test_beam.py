@@ -95,7 +95,6 @@ def test_constrained_decoder(tmp_path: Path) -> None:
     assert all(entry.ids in valid for entry in found)
 
 
-@pytest.mark.skip(reason="waits for the family")
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_encoder_decoder(settings: dict[str, Any], tmp_path: Path) -> None:
     t5 = transformers.T5Config(

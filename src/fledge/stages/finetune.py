@@ -16,8 +16,8 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from fledge.checkpoint.directory import save_model
-from fledge.checkpoint.lstm import load_any, save_lstm
+from fledge.checkpoint.directory import load_model, read_config, save_model
+from fledge.checkpoint.lstm import is_lstm, load_lstm, save_lstm
 from fledge.core.config import make_config
 from fledge.core.device import pick_device
 from fledge.core.errors import FledgeError
@@ -133,26 +133,25 @@ def prepare(config: FinetuneConfig, log: Log) -> Job:
     start = config.model or config.tokenizer
     if start is None:
         raise FledgeError("there is nothing to begin with", "give model=DIRECTORY, or tokenizer=DIRECTORY and shape=…")
-    tokenizer, pretrained = Tokenizer.load(start), load_any(config.model) if config.model else None
-    shape = shape_of(config, pretrained)
+    tokenizer, shape = Tokenizer.load(start), shape_of(config)
     train, evaluation = examples_of(config, log)
     setting = Setting(tokenizer, shape, config.length, config.prefix, config.beam, config.max_new_tokens, config.nbest)
     task = task_of(config, setting, train)
     check_shape(task, config.task, shape)
     train = apart(train, evaluation, task, config.limit, log)
     encoded = fitting(task.encode(train, training=True), config.length, log)
-    model = model_for(task, config, shape, tokenizer, pretrained).to(pick_device(config.device))
+    model = model_for(task, config, shape, tokenizer).to(pick_device(config.device))
     check_length(config.length, model.config)
     tokens = max(1, config.tokens_per_step // config.microbatches)
     stream = EncodedStream(encoded, tokens, config.microbatches, config.seed)
     return Job(tokenizer, task, model, stream, evaluation, len(train))
 
 
-def shape_of(config: FinetuneConfig, pretrained: Any) -> Shape:
+def shape_of(config: FinetuneConfig) -> Shape:
     """The shape of the model: the pretrained one's, or as asked, or what the task is usually given to."""
-    if pretrained is None:
+    if config.model is None:
         return config.shape or ("encoder_decoder" if config.task == "text_to_text" else "encoder")
-    shape: Shape = "lstm" if isinstance(pretrained, LstmModel) else pretrained.config.shape
+    shape: Shape = "lstm" if is_lstm(config.model) else read_config(config.model)[0].shape
     if config.shape not in (None, shape):
         raise FledgeError(f"{config.model} is of shape '{shape}', not '{config.shape}'", "leave shape out")
     return shape
@@ -201,15 +200,22 @@ def task_of(config: FinetuneConfig, setting: Setting, train: Sequence[Any]) -> T
     """The task, with what it learns about itself from the training examples."""
     match config.task:
         case "classification":
-            return Classification(setting, in_order({str(e.label) for e in train}))
+            return Classification(setting, names_for(config, {str(e.label) for e in train}))
         case "regression":
             return Regression(setting, float(np.mean([e.label for e in train])))
         case "tagging":
-            return Tagging(setting, in_order({tag for e in train for tag in e.tags}))
+            return Tagging(setting, names_for(config, {tag for e in train for tag in e.tags}))
         case "answering":
             return Answering(setting, any(not e.answers for e in train))
         case "text_to_text":
             return Writing(setting)
+
+
+def names_for(config: FinetuneConfig, found: set[str]) -> list[str]:
+    """The labels in order: the model's own, where it knows all that were found, else a new order."""
+    known = read_config(config.model)[1].get("id2label") if config.model else None
+    names = [known[number] for number in sorted(known, key=int)] if known else []
+    return names if found <= set(names) else in_order(found)
 
 
 def in_order(names: set[str]) -> list[str]:
@@ -226,24 +232,22 @@ def fitting(encoded: list[Any], length: int, log: Log) -> list[Any]:
     return kept
 
 
-def model_for(task: Task, config: FinetuneConfig, shape: Shape, tokenizer: Tokenizer, pretrained: Any) -> Any:
+def model_for(task: Task, config: FinetuneConfig, shape: Shape, tokenizer: Tokenizer) -> Any:
     """The model with the task's head: on the pretrained backbone, or all fresh."""
-    if isinstance(pretrained, LstmModel):
-        return pretrained
+    axes = task.axes()
+    if config.model is not None:
+        lstm = shape == "lstm"
+        model = (
+            load_lstm(config.model) if lstm
+            else load_model(config.model, head=axes["head"], labels=axes.get("labels"))
+        )  # fmt: skip
+        check_finite(model, str(config.model))
+        return begun(model, task)
     if shape == "lstm":
         sizes = {"vocab_size": tokenizer.vocab_size, "context": config.context, "layers": 2, "width": 64 * config.depth}
         return LstmModel(make_config(LstmConfig, sizes | config.axes, where="axes"))
-    if pretrained is None:
-        axes = config.axes | task.axes()
-        return begun(build(ModelConfig.sized(config.depth, tokenizer.vocab_size, config.context, shape, **axes)), task)
-    check_finite(pretrained, str(config.model))
-    values = pretrained.config.model_dump() | task.axes()
-    model = build(make_config(ModelConfig, values, where=str(config.model)))
-    # The backbone, and what else of the head is the same: BERT's pooler, a decoder's projection.
-    shared = {name: t for name, t in pretrained.state_dict().items() if not name.startswith("score.")}
-    ours = model.state_dict()
-    model.load_state_dict({name: t for name, t in shared.items() if name in ours}, strict=False)
-    return begun(model, task)
+    sized = ModelConfig.sized(config.depth, tokenizer.vocab_size, config.context, shape, **config.axes | axes)
+    return begun(build(sized), task)
 
 
 @torch.no_grad()
