@@ -18,6 +18,7 @@ from rich.markup import escape
 from fledge.cli.chat import chat
 from fledge.cli.generate import generate
 from fledge.cli.inspect import inspect
+from fledge.cli.objectives import objectives
 from fledge.cli.serve import serve
 from fledge.core.errors import FledgeError, Stopped
 from fledge.stages import STAGES
@@ -158,6 +159,7 @@ app.command("chat")(chat)
 app.command("generate")(generate)
 app.command("serve")(serve)
 app.command("inspect")(inspect)
+app.command("objectives")(objectives)
 
 
 def run() -> None:
