@@ -75,9 +75,13 @@ def untrained(name: str, config: PretrainConfig) -> dict[str, float]:
     torch.manual_seed(config.seed)
     common = plan.common
     shape = ModelConfig.sized(DEPTH, tokenizer.vocab_size, LENGTH, common.shape, head=common.head)
-    texts: list[Example] = held["text"]
-    rows = pack(texts, LENGTH, split=True) if plan.plain else plan.heldout_rows(held)
+    rows = pack(texts_of(held), LENGTH, split=True) if plan.plain else plan.heldout_rows(held)
     return measure_objective(plan.model(shape), rows, common.loss, 32)
+
+
+def texts_of(sources: dict[str, list[Example]]) -> list[Example]:
+    """The examples of all kinds."""
+    return [example for examples in sources.values() for example in examples]
 
 
 def bytes_per_token(config: PretrainConfig) -> float:
@@ -121,7 +125,7 @@ def language_after(config: PretrainConfig, directory: Path) -> dict[str, float]:
     tokenizer = Tokenizer.load(directory)
     plan = plan_of("lm", "auto", config.corruption, config.length, tokenizer)
     _, held = read_texts(plan, config.heldout, None, tokenizer, Log(quiet=True), HELDOUT)
-    return measure_objective(load_model(directory), pack(held["text"], LENGTH, split=True), next_token, 32)
+    return measure_objective(load_model(directory), pack(texts_of(held), LENGTH, split=True), next_token, 32)
 
 
 def table(found: dict[str, dict[str, Any]]) -> Table:
