@@ -20,7 +20,6 @@ from fledge.cli.check import check
 from fledge.cli.generate import generate
 from fledge.cli.inspect import inspect
 from fledge.cli.objectives import objectives
-from fledge.cli.serve import serve
 from fledge.cli.serve import keys_app, serve
 from fledge.core.errors import FledgeError, Stopped
 from fledge.stages import STAGES
