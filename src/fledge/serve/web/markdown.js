@@ -91,7 +91,7 @@ function codeBlock(lines, fence) {
     setTimeout(() => (copy.lastChild.data = "Copy"), 1500);
   });
   const bar = h("div.code-bar", {}, h("span", {}, fence[3] || "code"), copy);
-  return h("div.code", {}, bar, h("pre", { tabindex: "0", role: "region", "aria-label": "Code" }, h("code", {}, highlight(code, fence[3]))));
+  return h("div.code", {}, bar, h("pre", { tabindex: "0", role: "group", "aria-label": "Code" }, h("code", {}, highlight(code, fence[3]))));
 }
 
 function list(lines, within) {
@@ -126,7 +126,7 @@ function table(lines) {
   const sides = cells(lines[1]).map((cell) => (cell.endsWith(":") ? (cell.startsWith(":") ? "middle" : "number") : ""));
   const row = (line, tag) => h("tr", {}, cells(line).map((cell, i) => h(tag, sides[i] ? { class: sides[i] } : {}, inline(cell))));
   const body = lines.slice(2).map((line) => row(line, "td"));
-  return h("div.scroll", { tabindex: "0", role: "region", "aria-label": "Table" }, h("table", {}, h("thead", {}, row(lines[0], "th")), h("tbody", {}, body)));
+  return h("div.scroll", { tabindex: "0", role: "group", "aria-label": "Table" }, h("table", {}, h("thead", {}, row(lines[0], "th")), h("tbody", {}, body)));
 }
 
 /** The nodes of a line of text. */
