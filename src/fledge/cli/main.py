@@ -17,6 +17,8 @@ from rich.markup import escape
 
 from fledge.cli.chat import chat
 from fledge.cli.generate import generate
+from fledge.cli.inspect import inspect
+from fledge.cli.serve import serve
 from fledge.core.errors import FledgeError, Stopped
 from fledge.stages import STAGES
 
@@ -154,6 +156,8 @@ def raise_(
 
 app.command("chat")(chat)
 app.command("generate")(generate)
+app.command("serve")(serve)
+app.command("inspect")(inspect)
 
 
 def run() -> None:

@@ -1,1 +1,1 @@
-"""The engine as a service: the OpenAI-compatible API and the web app."""
+"""The service: an OpenAI-compatible API over live engines, and the web app."""
