@@ -7,14 +7,13 @@ from pathlib import Path
 
 from fastapi import FastAPI
 from fastapi import Request as HTTPRequest
-from fastapi.staticfiles import StaticFiles
 
 from fledge.serve import chat, completions, errors
 from fledge.serve.config import ServeConfig
+from fledge.serve.pages import web_routers
 from fledge.serve.service import Service, service_of
 from fledge.serve.shelf import Shelf, card
 
-WEB = Path(__file__).parent / "web"
 ROUTERS = (chat.router, completions.router)
 
 
@@ -40,8 +39,6 @@ def create_app(models: Sequence[str | Path], config: ServeConfig | None = None) 
         cards = [card(name, place, shelf.created) for name, place in shelf.places.items()]
         return {"object": "list", "data": [one | {"loaded": one["id"] in shelf.loaded} for one in cards]}
 
-    for router in ROUTERS:
+    for router in (*ROUTERS, *web_routers(config)):
         app.include_router(router)
-    if any(WEB.iterdir()):
-        app.mount("/", StaticFiles(directory=WEB, html=True), name="web")
     return app

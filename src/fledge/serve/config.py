@@ -16,7 +16,8 @@ class ServeConfig(Config):
     the start. dtype: float32, bfloat16, int8, or auto for what is fastest at no loss of quality. rate: requests a
     minute per key or address, 0 for no limit. cors: origins that browsers may call from; none by default. keys: the
     file of API keys; audit: a file of one line of JSON per request, without any text of it. draft: a small model with
-    the same tokenizer for speculative decoding.
+    the same tokenizer for speculative decoding. runs: the folder of runs that the web app shows. feedback: the store
+    of judgements, a file or a database URL; by default feedback.db among the runs.
     """
 
     host: str = "127.0.0.1"
@@ -38,3 +39,5 @@ class ServeConfig(Config):
     keys: Path | None = None
     audit: Path | None = None
     draft: Path | None = None
+    runs: Path = Path("runs")
+    feedback: str = ""

@@ -9,6 +9,10 @@ from importlib import resources
 
 from fastapi import APIRouter, HTTPException, Request, Response
 
+from fledge.serve.config import ServeConfig
+from fledge.serve.pages_feedback import feedback_router, opened
+from fledge.serve.pages_runs import runs_router
+
 PLACES = {"/": "chat", "/playground": "playground", "/inspect": "inspect", "/runs": "runs", "/label": "label"}
 TYPES = {
     "html": "text/html",
@@ -27,6 +31,12 @@ HEADERS = {
 }
 
 
+def web_routers(config: ServeConfig) -> list[APIRouter]:
+    """The web app: its pages, and what only they ask for."""
+    store = opened(config.feedback or str(config.runs / "feedback.db"))
+    return [pages_router(), runs_router(config.runs), feedback_router(store)]
+
+
 def pages_router() -> APIRouter:
     """The pages and what they load."""
     router = APIRouter(include_in_schema=False)
@@ -42,13 +52,13 @@ def pages_router() -> APIRouter:
         kind = TYPES[name.rpartition(".")[2]]
         return Response(files[name], media_type=kind, headers=headers)
 
-    def place(name: str) -> None:
+    def place(path: str, name: str) -> None:
         @router.get(path)
         def page(request: Request) -> Response:
             return answer(f"{name}.html", request)
 
     for path, name in PLACES.items():
-        place(name)
+        place(path, name)
 
     @router.get("/web/{name}")
     def file(name: str, request: Request) -> Response:

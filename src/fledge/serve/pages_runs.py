@@ -36,7 +36,7 @@ def runs_router(folder: Path) -> APIRouter:
         return found[name]
 
     def step_of(run: Path, step: str) -> Path:
-        found = {path.name: path for path in [*finished_steps(run)]}
+        found = {path.name: path for path in finished_steps(run)}
         work = run / f".{step}.work"
         if step in names_in_the_making(run) and work.is_dir():
             return work
@@ -135,7 +135,7 @@ def newest(path: Path) -> float:
 def steps_of(run: Path) -> list[dict[str, Any]]:
     """Every step with its figures and what it was made from, in the order they were made."""
     making = names_in_the_making(run)
-    finished = [path for path in finished_steps(run)]
+    finished = list(finished_steps(run))
     finished.sort(key=lambda path: (path / "artifact.json").stat().st_mtime)
     names = {path.name for path in finished} | set(making)
     steps = [finished_step(path, run, names) for path in finished if path.name not in making]
@@ -179,7 +179,7 @@ def unfinished_step(name: str, run: Path, names: set[str]) -> dict[str, Any]:
         "stage": (config or {}).get("stage", name),
         "state": "running" if is_running(run) else "interrupted",
         "fingerprint": "",
-        "seconds": round(time.time() - begun, 1) if is_running(run) else 0,
+        "seconds": round(time.time() - begun, 1) if is_running(run) else spent(work),
         "peak_memory": 0,
         "summary": {},
         "config": config or {},
@@ -191,6 +191,14 @@ def unfinished_step(name: str, run: Path, names: set[str]) -> dict[str, Any]:
         "files": [],
         "progress": whole_json(progress),
     }
+
+
+def spent(work: Path) -> float:
+    """Seconds that interrupted attempts took."""
+    try:
+        return float((work / "seconds").read_text())
+    except (OSError, ValueError):
+        return 0.0
 
 
 def whole_json(path: Path) -> Any:

@@ -13,7 +13,8 @@ function roundStep(rough) {
 
 function axis(values, start, size, count, least = 0) {
   let [low, high] = [Math.min(...values), Math.max(...values)];
-  if (high - low < 1e-9) [low, high] = [low - 0.5, high + 0.5];
+  const wide = Math.max(Math.abs(low), Math.abs(high));
+  if (high - low <= 1e-6 * wide || high === low) [low, high] = [low - (wide || 1) / 2, high + (wide || 1) / 2];
   const step = roundStep(Math.max((high - low) / count, least));
   const first = Math.floor(low / step + 1e-9);
   const last = Math.ceil(high / step - 1e-9);

@@ -96,7 +96,7 @@ function choose(name) {
 function timeline() {
   const entries = state.run.steps.map((step) => {
     const here = step.name === state.step;
-    return h("li", { class: step.state }, h("button.step", { type: "button", id: `step-${step.name}`, "aria-current": here ? "step" : null, on: { click: () => choose(step.name) } }, h("b", {}, step.name), h("small", {}, step.state === "done" ? duration(step.seconds) : step.state)), step.progress ? progressBar(step.progress) : null);
+    return h("li", { class: step.state }, h("button.step", { type: "button", id: `step-${step.name}`, "aria-current": here ? "step" : null, on: { click: () => choose(step.name) } }, h("b", {}, step.name.split(/(?<=_)/).flatMap((part, i) => (i ? [h("wbr"), part] : [part]))), h("small", {}, step.state === "done" ? duration(step.seconds) : step.state)), step.progress ? progressBar(step.progress) : null);
   });
   return h("ol.timeline", { "aria-label": "Steps" }, entries);
 }
@@ -114,7 +114,7 @@ function stepView() {
   const step = chosen();
   if (!step) return h("div");
   const about = step.stage === step.name ? "" : `the stage ${step.stage}`;
-  const facts = [["Time", duration(step.seconds)], ...(step.peak_memory ? [["Peak memory", bytes(step.peak_memory)]] : []), ...plainFigures(step.summary)];
+  const facts = [["Time", step.seconds ? duration(step.seconds) : "–"], ...(step.peak_memory ? [["Peak memory", bytes(step.peak_memory)]] : []), ...plainFigures(step.summary)];
   return h(
     "div.step-view",
     {},
