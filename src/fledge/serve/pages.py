@@ -11,7 +11,7 @@ from fastapi import APIRouter, HTTPException, Request, Response
 
 from fledge.serve.config import ServeConfig
 from fledge.serve.pages_feedback import feedback_router, opened
-from fledge.serve.pages_runs import runs_router
+from fledge.serve.pages_runs import Reports, runs_router
 
 PLACES = {"/": "chat", "/playground": "playground", "/inspect": "inspect", "/runs": "runs", "/label": "label"}
 TYPES = {
@@ -31,13 +31,17 @@ HEADERS = {
 }
 
 
-def web_routers(config: ServeConfig) -> list[APIRouter]:
-    """The web app: its pages, and what only they ask for."""
-    store = opened(config.feedback or str(config.runs / "feedback.db"))
-    return [pages_router(), runs_router(config.runs), feedback_router(store)]
+def web_routers(config: ServeConfig) -> list[tuple[str, APIRouter]]:
+    """The routers of the web app, each with the role that it needs ("" for what anybody may see)."""
+    store, reports = opened(config.feedback or str(config.runs / "feedback.db")), Reports()
+    return [
+        ("", pages_router(reports)),
+        ("user", runs_router(config.runs, reports)),
+        ("user", feedback_router(store)),
+    ]
 
 
-def pages_router() -> APIRouter:
+def pages_router(reports: Reports) -> APIRouter:
     """The pages and what they load."""
     router = APIRouter(include_in_schema=False)
     files = {file.name: file.read_bytes() for file in (resources.files("fledge.serve") / "web").iterdir()}
@@ -59,6 +63,10 @@ def pages_router() -> APIRouter:
 
     for path, name in PLACES.items():
         place(path, name)
+
+    @router.get("/web/reports/{ticket}")
+    def report(ticket: str) -> Response:
+        return reports.page(ticket)
 
     @router.get("/web/{name}")
     def file(name: str, request: Request) -> Response:

@@ -12,12 +12,12 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from fledge.core.errors import FledgeError
+from fledge.serve.service import caller_of
 
 if TYPE_CHECKING:
     from fledge.feedback.store import Store
 
 Words = Annotated[str, Field(max_length=200_000)]
-ANYBODY = "local"  # the name of whoever uses an open server
 
 
 class Turn(BaseModel):
@@ -58,8 +58,7 @@ def opened(where: str) -> Callable[[], "Store"]:
 
 def person_of(http: Request) -> str:
     """Who asks: the owner of the API key."""
-    owner = getattr(http.state, "owner", None)
-    return str(owner) if owner else ANYBODY
+    return caller_of(http).name
 
 
 def feedback_router(store: Callable[[], "Store"]) -> APIRouter:

@@ -7,6 +7,7 @@ directory listing has them.
 
 import json
 import os
+import secrets
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,10 +23,33 @@ from fledge.core.files import read_json
 
 MOST_SAMPLES = 60
 MOST_LINES = 20_000
+VALID = 600.0  # seconds that the address of a report can be opened
 REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'self'"
 
 
-def runs_router(folder: Path) -> APIRouter:
+class Reports:
+    """Addresses at which reports can be opened for a while without a key: a new window sends none."""
+
+    def __init__(self) -> None:
+        self.tickets: dict[str, tuple[Path, float]] = {}
+
+    def address(self, path: Path) -> str:
+        """A new address of the report at `path`."""
+        now = time.monotonic()
+        self.tickets = {ticket: known for ticket, known in self.tickets.items() if known[1] > now}
+        ticket = secrets.token_urlsafe(16)
+        self.tickets[ticket] = (path, now + VALID)
+        return f"/web/reports/{ticket}"
+
+    def page(self, ticket: str) -> HTMLResponse:
+        """The report that a ticket is for."""
+        path, until = self.tickets.get(ticket, (None, 0.0))
+        if path is None or until < time.monotonic():
+            raise HTTPException(404, "this address is no longer valid: open the report from the page of runs")
+        return HTMLResponse(path.read_text(encoding="utf-8"), headers={"Content-Security-Policy": REPORT_POLICY})
+
+
+def runs_router(folder: Path, reports: Reports) -> APIRouter:
     """Routes below /app/runs for the runs in `folder` (or `folder` itself, if it is one)."""
     router = APIRouter(prefix="/app/runs", tags=["app"])
 
@@ -66,13 +90,13 @@ def runs_router(folder: Path) -> APIRouter:
         """Answers that were drawn while the step learned, the latest last."""
         return lines_from(step_of(run_of(name), step) / "samples.jsonl", 0)[0][-MOST_SAMPLES:]
 
-    @router.get("/{name}/report", response_class=HTMLResponse)
-    def report(name: str) -> HTMLResponse:
-        """The report's page."""
+    @router.post("/{name}/report")
+    def report(name: str) -> dict[str, str]:
+        """An address at which the report can be opened."""
         path = report_of(run_of(name))
         if path is None:
             raise HTTPException(404, f"the run '{name}' has no report yet")
-        return HTMLResponse(path.read_text(encoding="utf-8"), headers={"Content-Security-Policy": REPORT_POLICY})
+        return {"address": reports.address(path)}
 
     return router
 
