@@ -10,6 +10,14 @@ axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="pip i
 WIDE, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 800}
 
 
+def listened(page: Page) -> list[str]:
+    """The errors of a page, as they come."""
+    complaints: list[str] = []
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    return complaints
+
+
 def opened_chat(page: Page) -> None:
     page.fill("#prompt", "Where is the lion?")
     page.keyboard.press("Enter")
@@ -42,9 +50,7 @@ def test_every_page_is_accessible_in_both_themes_and_on_a_phone(browser: Browser
     for theme, size in (("light", WIDE), ("dark", PHONE)):
         context = browser.new_context(viewport=size, color_scheme=theme)
         page = context.new_page()
-        complaints: list[str] = []
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
+        complaints = listened(page)
         page.goto(real + path)
         STATES[path](page)
         found = axe.Axe().run(page).response["violations"]

@@ -41,8 +41,9 @@ async function begin() {
     history.replaceState(null, "", `#${name}`);
   };
   page.append(h("div.row.heading", {}, modeBar(show)), place, aside);
-  const wanted = location.hash.slice(1);
-  show(MODES.some(([mode]) => mode === wanted) ? wanted : "compare");
+  const wanted = () => MODES.find(([mode]) => mode === location.hash.slice(1))?.[0] || "compare";
+  addEventListener("hashchange", () => show(wanted()));
+  show(wanted());
 }
 
 begin();

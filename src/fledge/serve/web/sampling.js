@@ -9,11 +9,11 @@ const DIALS = [
 ];
 const NUMBERS = [
   ["top_k", "Top-k", 0, 1000, 1, 0],
-  ["max_tokens", "Longest answer", 1, 100000, 1, 256],
+  ["max_tokens", "Longest answer", 1, 100000, 1, ""],
   ["frequency_penalty", "Frequency penalty", -2, 2, 0.1, 0],
   ["presence_penalty", "Presence penalty", -2, 2, 0.1, 0],
 ];
-const SENT_ALWAYS = new Set(["temperature", "max_tokens"]);
+const SENT_ALWAYS = new Set(["temperature"]);
 
 export const DEFAULTS = Object.fromEntries([...DIALS, ...NUMBERS].map((dial) => [dial[0], dial[5]]));
 
@@ -47,7 +47,7 @@ export function samplingForm(values, changed) {
     return made;
   });
   const numbers = NUMBERS.map(([name, label, min, max, step, standard]) => {
-    const input = h("input", { type: "number", min, max, step, value: now[name] ?? standard, name, inputmode: "decimal" });
+    const input = h("input", { type: "number", min, max, step, value: now[name] ?? standard, name, inputmode: "decimal", placeholder: standard === "" ? "automatic" : null });
     input.addEventListener("change", () => input.reportValidity() && set(name, input.value === "" ? standard : Number(input.value)));
     return field(label, input);
   });
