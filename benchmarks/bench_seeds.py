@@ -17,11 +17,12 @@ import torch
 
 from fledge.core.config import load_config
 from fledge.core.device import pick_device, pick_dtype
-from fledge.core.files import read_json, write_json
+from fledge.core.files import read_json, write_json, write_jsonl, write_text_atomic
 from fledge.core.log import Log
 from fledge.data.labelled import text_lines
 from fledge.data.readers import read
 from fledge.stages.finetune import FinetuneConfig, finetune, prepare
+from fledge.stages.pretrain import PretrainConfig, pretrain
 from fledge.text.tokenizer import DENOISING, SPECIAL, Tokenizer
 from fledge.train.loop import fit
 from fledge.train.optimizers import build as build_optimizer
@@ -33,20 +34,37 @@ NEWS = ["task=classification", "train=DATA/classification/ag_news_train10k.jsonl
 SICK = ["train=DATA/classification/sick_train.tsv", "evaluate=DATA/classification/sick_trial.tsv"]
 ENTAILMENT = [*SICK, "task=classification", "columns.label=entailment_judgment"]
 RELATEDNESS = [*SICK, "task=regression", "columns.label=relatedness_score"]
-ANSWERS = ["task=answering", "train=DATA/qa/xquad_a.en.json.gz", "length=384", "heldout=0.25"]
+ANSWERS = ["task=answering", "train=DATA/qa/xquad_a.en.json.gz", "heldout=0.25"]
 TRANSLATION = [
     "task=text_to_text", "train=DATA/translation/multi30k_train.en.gz",
-    "train_targets=DATA/translation/multi30k_train.de.gz", "evaluate=DATA/translation/multi30k_val.en.gz",
-    "evaluate_targets=DATA/translation/multi30k_val.de.gz", "length=96", "max_new_tokens=48", "nbest=4",
+    "train_targets=DATA/translation/multi30k_train.de.gz", "evaluate=WORK/val.en", "evaluate_targets=WORK/val.de",
+    "length=96", "context=256", "max_new_tokens=40", "nbest=4",
 ]  # fmt: skip
-ENGLISH, PARALLEL = ["tokenizer=WORK/english"], ["tokenizer=WORK/parallel"]
-MUON = ["optimizer.name=muon"]
-SMALL = ["depth=2", "axes.layers=3"]
+SCRATCH = ["tokenizer=WORK/english", "depth=2", "context=256", "optimizer.learning_rate=0.001"]
+PARALLEL = ["tokenizer=WORK/parallel", "depth=2"]
+MUON = ["optimizer.name=muon", "optimizer.learning_rate=0.006"]
+LSTM = [*PARALLEL, "shape=lstm", "optimizer.learning_rate=0.004"]
 
+
+def begun(kind: str) -> list[str]:
+    """Beginning from a pretrained model."""
+    return [f"model=WORK/pretrain/{kind}", "optimizer.learning_rate=0.001"]
+
+
+PRETRAINING = {"pretrain/encoder": "mlm", "pretrain/decoder": "lm"}
 ENTRIES: dict[str, tuple[float, list[str]]] = {
-    "translate/transformer": (150, [*TRANSLATION, *PARALLEL, *MUON, *SMALL, "optimizer.learning_rate=0.004"]),
-    "translate/lstm": (150, [*TRANSLATION, *PARALLEL, "shape=lstm", "axes.width=192", "optimizer.learning_rate=0.003"]),
+    "translate/transformer": (90, [*TRANSLATION, *PARALLEL, *MUON]),
+    "translate/lstm": (90, [*TRANSLATION, *LSTM, "axes={width: 180, layers: 1}"]),
+    "translate/lstm-forwards": (90, [*TRANSLATION, *LSTM, "axes={width: 180, layers: 1, reverse: false}"]),
+    "translate/decoder": (90, [*TRANSLATION, *PARALLEL, *MUON, "shape=decoder", "axes.layers=5"]),
 }
+for _task, _overrides, _seconds in (
+    ("polarity", POLARITY, 20), ("entailment", ENTAILMENT, 20), ("news", NEWS, 20),
+    ("relatedness", RELATEDNESS, 20), ("answers", ANSWERS, 30),
+):  # fmt: skip
+    for _shape in ("encoder", "decoder"):
+        ENTRIES[f"{_task}/{_shape}-scratch"] = (_seconds, [*_overrides, *SCRATCH, f"shape={_shape}"])
+        ENTRIES[f"{_task}/{_shape}-pretrained"] = (_seconds, [*_overrides, *begun(_shape)])
 
 
 def pace(config: FinetuneConfig) -> tuple[float, int]:
@@ -81,8 +99,29 @@ def run(name: str, seconds: float, overrides: list[str], data: Path, work: Path)
     return result
 
 
+def pretrained(name: str, objective: str, data: Path, work: Path, tokens: int) -> None:
+    """A model that has seen so many tokens of reviews and encyclopaedia, unless it is there already."""
+    if (work / name / "config.json").is_file():
+        return
+    overrides = [f"documents={work / 'documents.jsonl'}", f"tokenizer={work / 'english'}", f"objective={objective}"]
+    overrides += ["device=cpu", "compile=never", "depth=2", "context=256", "length=128", f"tokens={tokens}"]
+    overrides += ["tokens_per_step=4096", "tokens_per_microbatch=4096", "optimizer.learning_rate=0.006"]
+    (work / name).mkdir(parents=True, exist_ok=True)
+    began = time.process_time()
+    result = pretrain(load_config(PretrainConfig, None, overrides), work / name, Log(work / name))
+    write_json(work / name / "result.json", result | {"cpu_seconds": time.process_time() - began})
+
+
 def vocabularies(data: Path, work: Path) -> None:
-    """A vocabulary of the English texts, and one of both sides of the translations."""
+    """A vocabulary of the English texts, one of both sides of the translations, and the files made for the purpose."""
+    if not (work / "val.en").is_file():
+        for side in ("en", "de"):
+            lines = text_lines(data / "translation" / f"multi30k_val.{side}.gz")
+            write_text_atomic(work / f"val.{side}", "\n".join(lines[:300]) + "\n")
+    if not (work / "documents.jsonl").is_file():
+        rows = read(data / "classification" / "movie_reviews_train.jsonl.gz").rows
+        texts = [row["text"] for row in rows] + text_lines(data / "text" / "wikipedia_30_articles.txt.gz")
+        write_jsonl(work / "documents.jsonl", [{"text": text} for text in texts if text.strip()])
     if not (work / "english").is_dir():
         files = ("sentence_polarity_train", "ag_news_train10k")
         texts = [row["text"] for file in files for row in read(data / "classification" / f"{file}.jsonl.gz").rows]
@@ -103,8 +142,11 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     vocabularies(given.data, given.work)
+    for name, objective in PRETRAINING.items():
+        if not given.names or any(name == n or name.startswith(n + "/") for n in given.names):
+            pretrained(name, objective, given.data, given.work, 20_000 if given.quick else 1_000_000)
     for name, (seconds, overrides) in ENTRIES.items():
-        if not given.names or any(name.startswith(begin) for begin in given.names):
+        if not given.names or any(name == n or name.startswith(n + "/") for n in given.names):
             run(name, 3 if given.quick else seconds, overrides, given.data, given.work)
     rows = []
     for name in ENTRIES:
