@@ -20,7 +20,7 @@ from fledge.core.files import checksum, disk_errors, fingerprint, install, read_
 from fledge.core.log import Log
 from fledge.stages import load_stage
 
-UNFINISHED = ("resume", "fingerprint", "seconds")  # what only unfinished work needs
+UNFINISHED = ("resume", "fingerprint", "seconds", "progress.json")  # what only unfinished work needs
 
 
 def outside_inputs(config: Config, run: Path | None = None) -> dict[str, Any]:
