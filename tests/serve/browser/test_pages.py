@@ -49,6 +49,8 @@ STATES: dict[str, Any] = {
     "/playground#fewshot": lambda page: expect(page.locator(".model").first).to_be_visible(),
     "/inspect": opened_inspection,
     "/runs#pydoc/ppo": opened_run,
+    "/label": lambda page: expect(page.locator(".guideline .prose")).to_contain_text("Truthful"),
+    "/label#demonstrate": lambda page: expect(page.locator("#task .empty")).to_be_visible(),
 }
 
 
