@@ -13,7 +13,6 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from learn_objectives import prepare
 from rich.box import MARKDOWN
 from rich.console import Console
 from rich.table import Table
@@ -22,6 +21,7 @@ from fledge.core.config import make_config
 from fledge.core.log import Log
 from fledge.recipes.artifact import make
 from fledge.stages import load_stage
+from learn_objectives import prepare
 
 DEPTH, LENGTH = 3, 128
 
