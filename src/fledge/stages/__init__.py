@@ -16,7 +16,7 @@ STAGES = {
     "ingest": "sort your own files into text, demonstrations and comparisons",
     "curate": "clean, filter and de-duplicate documents",
     "tokenizer": "learn a byte-level BPE vocabulary",
-    "pretrain": "learn language by predicting the next token, or by another objective",
+    "pretrain": "learn language by predicting the next token",
     "questions": "derive demonstrations, prompts and an evaluation from documented names",
     "sft": "learn to follow instructions from demonstrations",
     "compare": "sample answers and have them ranked",
