@@ -23,7 +23,7 @@ from fledge.recipes.artifact import make
 from fledge.stages import load_stage
 from learn_objectives import prepare
 
-DEPTH, LENGTH = 3, 128
+DEPTH, LENGTH = 2, 64
 
 
 def run(stage: str, out: Path, values: dict[str, Any]) -> dict[str, Any]:
@@ -63,8 +63,8 @@ def main() -> None:
         {
             "documents": given.out / "documents.jsonl", "heldout": given.out / "heldout.jsonl",
             "tokenizer": given.out / "tokenizer", "objective": "mlm", "depth": DEPTH, "context": LENGTH,
-            "length": LENGTH, "tokens": given.tokens, "tokens_per_step": 4096, "tokens_per_microbatch": 4096,
-            "compile": "never", "evaluate_every": 100, "optimizer": {"learning_rate": 2e-3},
+            "length": LENGTH, "tokens": given.tokens, "tokens_per_step": 2048, "tokens_per_microbatch": 2048,
+            "compile": "never", "evaluate_every": 0, "evaluate_documents": 12, "optimizer": {"learning_rate": 4e-3},
         },
     )  # fmt: skip
     scratch = {"tokenizer": given.out / "tokenizer", "shape": "encoder", "depth": DEPTH, "context": LENGTH}
