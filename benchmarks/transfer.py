@@ -1,9 +1,9 @@
-"""What pretraining is worth: the sentiment of sentences, learnt from scratch and after MLM, with equal fine-tuning.
+"""What pretraining is worth: the sentiment of sentences, learnt from scratch and after it, with equal fine-tuning.
 
-    python benchmarks/transfer.py --data FOLDER [--tokens N] [--out runs/transfer]
+    python benchmarks/transfer.py --data FOLDER [--objective mlm] [--tokens N] [--out runs/transfer]
 
 FOLDER holds `classification/movie_reviews_train.jsonl.gz` (whose texts are read without their labels) and
-`classification/sentence_polarity_train.jsonl.gz`. The same encoder, vocabulary, examples, order and steps; only the
+`classification/sentence_polarity_train.jsonl.gz`. The same model, vocabulary, examples, order and steps; only the
 weights that fine-tuning begins with differ. Accuracy on held-out sentences, over several seeds (each another split).
 """
 
@@ -19,11 +19,22 @@ from rich.table import Table
 
 from fledge.core.config import make_config
 from fledge.core.log import Log
+from fledge.data.readers import read
 from fledge.recipes.artifact import make
 from fledge.stages import load_stage
-from learn_objectives import prepare
+from fledge.stages.objective import OBJECTIVES
+from fledge.text.tokenizer import DENOISING, SPECIAL, Tokenizer
+from learn_objectives import write_texts
 
-DEPTH, LENGTH = 2, 64
+DEPTH, LENGTH, VOCABULARY = 2, 64, 4096
+
+
+def prepare(data: Path, out: Path) -> None:
+    """The reviews without their labels, and a vocabulary of them."""
+    out.mkdir(parents=True, exist_ok=True)
+    write_texts(read(data / "classification" / "movie_reviews_train.jsonl.gz").rows, out)
+    texts = [json.loads(line)["text"] for line in (out / "documents.jsonl").read_text().splitlines()]
+    Tokenizer.train(texts, VOCABULARY, special_tokens=SPECIAL + DENOISING).save(out / "tokenizer")
 
 
 def run(stage: str, out: Path, values: dict[str, Any]) -> dict[str, Any]:
@@ -51,6 +62,7 @@ def main() -> None:
     """Pretrains once, fine-tunes both ways, prints one table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--objective", default="lm", choices=[n for n, o in OBJECTIVES.items() if o.texts == "any"])
     parser.add_argument("--tokens", type=int, default=2_000_000)
     parser.add_argument("--out", type=Path, default=Path("runs/transfer"))
     parser.add_argument("--limits", type=int, nargs="*", default=[500, 2000])
@@ -59,23 +71,35 @@ def main() -> None:
     if not (given.out / "tokenizer").exists():
         prepare(given.data, given.out)
     summary = run(
-        "pretrain", given.out / "pretrained",
+        "pretrain", given.out / f"pretrained-{given.objective}",
         {
             "documents": given.out / "documents.jsonl", "heldout": given.out / "heldout.jsonl",
-            "tokenizer": given.out / "tokenizer", "objective": "mlm", "depth": DEPTH, "context": LENGTH,
+            "tokenizer": given.out / "tokenizer", "objective": given.objective, "depth": DEPTH, "context": LENGTH,
             "length": LENGTH, "tokens": given.tokens, "tokens_per_step": 2048, "tokens_per_microbatch": 2048,
             "compile": "never", "evaluate_every": 0, "evaluate_documents": 12, "optimizer": {"learning_rate": 4e-3},
         },
     )  # fmt: skip
-    scratch = {"tokenizer": given.out / "tokenizer", "shape": "encoder", "depth": DEPTH, "context": LENGTH}
-    begins = {"from scratch": scratch, "after MLM": {"model": given.out / "pretrained"}}
-    shown = Table(box=MARKDOWN, title=f"MLM: held-out loss {summary['heldout_loss']:.2f} after {given.tokens:,} tokens")
+    scratch = {
+        "tokenizer": given.out / "tokenizer",
+        "shape": OBJECTIVES[given.objective].shape,
+        "depth": DEPTH,
+        "context": LENGTH,
+    }
+    begins = {
+        "from scratch": scratch,
+        f"after {given.objective}": {"model": given.out / f"pretrained-{given.objective}"},
+    }
+    measured = ", ".join(f"{k} {summary[k]:.2f}" for k in ("bits_per_byte", "heldout_loss") if k in summary)
+    shown = Table(box=MARKDOWN, title=f"{given.objective}: {measured} after {given.tokens:,} tokens")
     for column in ("sentences to learn from", *begins):
         shown.add_column(column, justify="right")
     for limit in given.limits:
         cells = []
         for name, begin in begins.items():
-            found = [finetuned(given, begin, name.replace(" ", "-"), limit, seed) for seed in range(given.seeds)]
+            found = [
+                finetuned(given, begin, f"{begin.get('shape', 'model')}-{name.replace(' ', '-')}", limit, seed)
+                for seed in range(given.seeds)
+            ]
             cells.append(f"{statistics.mean(found):.1%} ({min(found):.1%} – {max(found):.1%})")
         shown.add_row(f"{limit:,}", *cells)
     Console().print(shown)
