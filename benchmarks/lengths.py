@@ -32,8 +32,8 @@ from fledge.train.optimizers import OptimizerConfig
 from fledge.train.optimizers import build as build_optimizer
 from fledge.train.schedules import warmup_stable_decay
 
-TRAINED, LENGTHS, VOCABULARY, ROWS = 256, (64, 128, 256, 384, 512, 768, 1024), 1024, 16
-LONGEST = 300_000  # characters of one text
+TRAINED, LENGTHS, VOCABULARY, ROWS = 256, (64, 128, 256, 384, 512, 768, 1024), 512, 8
+LONGEST = 100_000  # characters of one text
 FIGURES = Path(__file__).parents[1] / "docs" / "figures"
 CPU = torch.device("cpu")
 
@@ -104,7 +104,7 @@ def train(text: Path, positions: str, steps: int, width: int, layers: int) -> No
     learnt, held_out = texts(text)
     tokenizer = Tokenizer.train(learnt, VOCABULARY)
     ids = torch.tensor([i for t in learnt for i in tokenizer.encode(t)])
-    held = torch.tensor([i for t in held_out for i in tokenizer.encode(t)])[: 1 + 32 * max(LENGTHS)]
+    held = torch.tensor([i for t in held_out for i in tokenizer.encode(t)])[: 1 + 16 * max(LENGTHS)]
     config = ModelConfig(
         vocab_size=tokenizer.vocab_size, width=width, layers=layers, heads=width // 32, kv_heads=width // 32,
         head_size=32, hidden=width * 8 // 3, context=max(LENGTHS), positions=positions,
@@ -164,9 +164,9 @@ def main() -> None:
     parser.add_argument("what", choices=["train", "draw"])
     parser.add_argument("text", type=Path, nargs="?")
     parser.add_argument("--positions", default="alibi", choices=["alibi", "learned", "sinusoidal", "rotary", "none"])
-    parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--width", type=int, default=128)
-    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--layers", type=int, default=2)
     given = parser.parse_args()
     if given.what == "train" and given.text:
         train(given.text, given.positions, given.steps, given.width, given.layers)
