@@ -151,7 +151,7 @@ def draw() -> None:
     axes.set(xlabel="bytes in the window", ylabel="bits per byte of held-out text")
     axes.set_xticks(LENGTHS, [str(length) for length in LENGTHS])
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, ncols=2, fontsize=9, loc="center right", bbox_to_anchor=(1.0, 0.45))
+    axes.legend(frameon=False, ncols=2, fontsize=9, loc="center right", bbox_to_anchor=(1.0, 0.54))
     figure.savefig(FIGURES / "lengths.svg", metadata={"Date": None})
 
 
