@@ -21,6 +21,7 @@ from fledge.cli.feedback import app as feedback_app
 from fledge.cli.generate import generate
 from fledge.cli.inspect import inspect
 from fledge.cli.objectives import objectives
+from fledge.cli.proof import reproduce, verify
 from fledge.cli.serve import keys_app, serve
 from fledge.core.errors import FledgeError, Stopped
 from fledge.stages import STAGES
@@ -165,6 +166,8 @@ app.add_typer(feedback_app, name="feedback")
 app.command("inspect")(inspect)
 app.command("objectives")(objectives)
 app.command("check")(check)
+app.command("verify")(verify)
+app.command("reproduce")(reproduce)
 
 
 def run() -> None:
