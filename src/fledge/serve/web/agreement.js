@@ -22,13 +22,13 @@ export async function agreementView() {
     h("tr", {}, h("th", { scope: "row" }, row.person), h("td.number", {}, count(row.rankings)), h("td.number", {}, row.seconds === null ? "–" : duration(row.seconds)), h("td.number", {}, percent(row.agreement)), h("td.wide", {}, meter(row.agreement, found.instruct_gpt)), h("td.number", {}, row.weight === null ? "–" : row.weight.toFixed(2))),
   );
   const pairs = found.between.map((row) => h("tr", {}, h("th", { scope: "row" }, row.people.join(" and ")), h("td.number", {}, percent(row.agreement)), h("td.number", {}, count(row.pairs))));
-  const head = (...names) => h("thead", {}, h("tr", {}, names.map((name, i) => h("th", { scope: "col", class: i ? "number" : null }, name))));
+  const head = (...names) => h("thead", {}, h("tr", {}, names.map((name, i) => h("th", { scope: "col", class: !i ? null : name.startsWith("Beside") ? "wide" : "number" }, name))));
   return h(
     "section",
     { "aria-label": "Agreement" },
     h("dl.facts", {}, facts.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value)))),
     h("p.about", {}, "α is 1 for perfect agreement and 0 for what chance would give. The mark on each bar is where InstructGPT’s labellers stood."),
-    h("div.card.scroll", { tabindex: "0", role: "group", "aria-label": "People" }, h("table.people", {}, head("Person", "Rankings", "Median time", "Agreement", "", "Weight"), h("tbody", {}, people))),
+    h("div.card.scroll", { tabindex: "0", role: "group", "aria-label": "People" }, h("table.people", {}, head("Person", "Rankings", "Median time", "Agreement", "Beside InstructGPT’s", "Weight"), h("tbody", {}, people))),
     pairs.length ? h("div.card.scroll", { tabindex: "0", role: "group", "aria-label": "Pairs of people" }, h("table.people", {}, head("Between", "Agreement", "Pairs"), h("tbody", {}, pairs))) : null,
   );
 }

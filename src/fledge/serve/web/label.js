@@ -186,7 +186,7 @@ async function begin() {
     const { version, text } = await call("/app/label/guideline");
     const body = h("div.prose");
     render(body, text);
-    guideline.append(h("summary", {}, `Guideline, version ${version}`), body);
+    guideline.append(h("summary", {}, h("h2", {}, `Guideline, version ${version}`)), body);
   } catch (error) {
     fail(error);
   }

@@ -57,9 +57,9 @@ export function rankView(given, changed) {
     touch(card, tied(card) ? "is tied with the one above" : "is no longer tied");
   }
 
-  function grab(card, handle, event) {
+  /** Follows the pointer until it is lifted. The document listens: a card that moves in the page loses its capture. */
+  function grab(card, event) {
     event.preventDefault();
-    handle.setPointerCapture(event.pointerId);
     card.classList.add("held");
     const follow = (moved) => {
       const others = cards().filter((other) => other !== card);
@@ -71,11 +71,13 @@ export function rankView(given, changed) {
     };
     const drop = () => {
       card.classList.remove("held");
-      handle.removeEventListener("pointermove", follow);
+      document.removeEventListener("pointermove", follow);
+      document.removeEventListener("pointerup", drop);
+      document.removeEventListener("pointercancel", drop);
     };
-    handle.addEventListener("pointermove", follow);
-    handle.addEventListener("pointerup", drop, { once: true });
-    handle.addEventListener("pointercancel", drop, { once: true });
+    document.addEventListener("pointermove", follow);
+    document.addEventListener("pointerup", drop);
+    document.addEventListener("pointercancel", drop);
   }
 
   function cardOf(answer, i) {
@@ -92,7 +94,7 @@ export function rankView(given, changed) {
       h("div.said", {}, body, h("div.row.marks", {}, flags, h("label.switch", {}, "quality ", quality))),
       h("div.moves", {}, iconButton("left", `Move answer ${letter} up`, () => move(card, cards().indexOf(card) - 1), { class: "ghost rise" }), iconButton("right", `Move answer ${letter} down`, () => move(card, cards().indexOf(card) + 1), { class: "ghost sink" }), h("button.ghost.tie", { type: "button", "aria-pressed": "false", title: "Tie with the one above", "aria-label": `Answer ${letter}: tie with the one above`, on: { click: () => tie(card) } }, "=")),
     );
-    handle.addEventListener("pointerdown", (event) => grab(card, handle, event));
+    handle.addEventListener("pointerdown", (event) => grab(card, event));
     card.addEventListener("keydown", (event) => keys(event, card));
     return card;
   }
