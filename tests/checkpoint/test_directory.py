@@ -153,7 +153,7 @@ def test_parts_of_a_fused_projection_cannot_make_up_for_each_other(directory: Pa
         ({"vocab_size": 10**15}, "impossible"),
         ({"head_dim": 7}, "head_size"),
         ({"hidden_act": "mish"}, "'mish' is not known"),
-        ({"rope_parameters": {"rope_type": "yarn", "factor": 2}}, "'yarn' is not known"),
+        ({"rope_parameters": {"rope_type": "spiral", "factor": 2}}, "'spiral' is not known"),
         ({"rope_parameters": {"rope_type": "linear"}}, "lacks 'factor'"),
         ({"rope_parameters": {"rope_type": "linear", "factor": 0}}, "not finite"),
         ({"rope_parameters": {"rope_theta": 0}}, "not finite"),

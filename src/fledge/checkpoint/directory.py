@@ -18,8 +18,8 @@ from fledge.core.config import make_config
 from fledge.core.errors import FledgeError
 from fledge.core.files import checksum, disk_errors, read_json, write_json
 from fledge.model.config import ModelConfig
-from fledge.model.heads import LanguageModel, ScalarModel, build
-from fledge.model.positions import rotary_frequencies, rotary_table
+from fledge.model.heads import Headed, build
+from fledge.model.positions import rotary_frequencies
 from fledge.text.tokenizer import Tokenizer
 
 CHECKSUMS = "checksums.json"
@@ -36,7 +36,7 @@ DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "
 
 
 def save_model(
-    model: LanguageModel | ScalarModel,
+    model: Headed,
     directory: Path,
     *,
     tokenizer: Tokenizer | None = None,
@@ -99,7 +99,7 @@ def load_model(
     except FledgeError as error:
         raise FledgeError(f"{directory}: {error.message}", error.remedy) from None
     model.load_state_dict({name: tensor.to(device, dtype) for name, tensor in ours.items()}, assign=True)
-    model.backbone.cos, model.backbone.sin = rotary_table(config)  # the only tensors that are not in the file
+    model.backbone.make_tables()  # the only tensors that are not in the file
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     return model.to(device)

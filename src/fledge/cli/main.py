@@ -16,7 +16,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from fledge.cli.chat import chat
+from fledge.cli.check import check
 from fledge.cli.generate import generate
+from fledge.cli.inspect import inspect
+from fledge.cli.serve import serve
 from fledge.core.errors import FledgeError, Stopped
 from fledge.stages import STAGES
 
@@ -154,6 +157,9 @@ def raise_(
 
 app.command("chat")(chat)
 app.command("generate")(generate)
+app.command("serve")(serve)
+app.command("inspect")(inspect)
+app.command("check")(check)
 
 
 def run() -> None:

@@ -24,11 +24,22 @@ from fledge.core.files import disk_errors, write_text_atomic
 
 
 class Log:
-    """Console and metrics of one job. With `directory` the metrics go to `directory/metrics.jsonl`."""
+    """Console and metrics of one job. With `directory` the metrics go to `directory/metrics.jsonl`.
 
-    def __init__(self, directory: Path | None = None, *, quiet: bool = False, console: Console | None = None) -> None:
+    `rehearsal`: the job is to be looked at and not to be done; it ends where training would begin.
+    """
+
+    def __init__(
+        self,
+        directory: Path | None = None,
+        *,
+        quiet: bool = False,
+        console: Console | None = None,
+        rehearsal: bool = False,
+    ) -> None:
         self.directory = directory
         self.quiet = quiet
+        self.rehearsal = rehearsal
         self.console = console or Console(stderr=True, quiet=quiet, highlight=False)
 
     def say(self, text: str) -> None:

@@ -9,7 +9,7 @@ bounds attention. Leaves out truncation: what is too long is for the caller to r
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -38,7 +38,8 @@ class Row:
     """One row of a batch; every array is [L] int32.
 
     `targets[t]` is the token after `ids[t]` in the same document, or -100; `documents` counts from 1, 0 is padding.
-    `places` lists (example, start, length): which example stands where in the row.
+    `places` lists (example, start, length): which example stands where in the row. `columns` are further ones, for
+    objectives that need them (`data/corruption/`): [L], or of the length of an encoder's side.
     """
 
     ids: np.ndarray
@@ -46,6 +47,7 @@ class Row:
     positions: np.ndarray
     documents: np.ndarray
     places: list[tuple[int, int, int]]
+    columns: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def pack(examples: Sequence[Example], length: int, *, split: bool) -> list[Row]:
@@ -131,9 +133,13 @@ def place(examples: Sequence[Example], sizes: np.ndarray, pieces: np.ndarray, le
 
 
 def collate(rows: Sequence[Row]) -> Batch:
-    """The rows as tensors [B, L]: ids, targets and positions int64, documents int32."""
+    """The rows as tensors [B, L]: integers int64, but documents int32; further columns by their names."""
     batch = {
         name: torch.from_numpy(np.stack([getattr(row, name) for row in rows]))
         for name in ("ids", "targets", "positions", "documents")
     }
-    return {name: value if name == "documents" else value.long() for name, value in batch.items()}
+    batch |= {name: torch.from_numpy(np.stack([row.columns[name] for row in rows])) for name in rows[0].columns}
+    return {
+        name: value.long() if value.dtype == torch.int32 and not name.endswith("documents") else value
+        for name, value in batch.items()
+    }

@@ -7,7 +7,7 @@ row costs microseconds) and sharding over processes.
 """
 
 import zlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,17 +16,18 @@ from fledge.core.errors import FledgeError
 from fledge.data.packing import Batch, Example, Row, collate, pack
 
 WINDOW = 1 << 20  # tokens
+# The rows of the chosen examples of a source, made with a seed: packed as they are, or corrupted.
+Arrange = Callable[[Sequence[Example], Iterable[int], Sequence[int]], list[Row]]
 
 
 class Source:
     """One source, row after row without end; where it stands is (epoch, start of the window, row in the window)."""
 
-    def __init__(self, name: str, examples: Sequence[Example], length: int, seed: int, split: bool) -> None:
+    def __init__(self, name: str, examples: Sequence[Example], arrange: Arrange, seed: int) -> None:
         self.name = name
         self.examples = examples
-        self.length = length
+        self.arrange = arrange
         self.seed = [seed, zlib.crc32(name.encode())]
-        self.split = split
         self.go_to(0, 0, 0)
 
     def go_to(self, epoch: int, start: int, row: int) -> None:
@@ -36,20 +37,21 @@ class Source:
 
     def open_window(self) -> None:
         """Packs the examples from `start` on and shuffles the rows."""
-        chosen: list[Example] = []
         tokens, self.end = 0, self.start
         while self.end < len(self.order) and tokens < WINDOW:
-            chosen.append(self.examples[self.order[self.end]])
-            tokens += len(chosen[-1].ids)
+            tokens += len(self.examples[self.order[self.end]].ids)
             self.end += 1
-        self.rows = pack(chosen, self.length, split=self.split)
+        self.rows = self.arrange(self.examples, self.order[self.start : self.end].tolist(), [*self.seed, self.epoch])
         self.shuffled = np.random.default_rng([*self.seed, self.epoch, self.start]).permutation(len(self.rows))
 
     def next(self) -> Row:
+        begun = self.epoch
         while self.row >= len(self.rows):
             if self.end < len(self.order):
                 self.start, self.row = self.end, 0
                 self.open_window()
+            elif self.epoch > begun:
+                raise FledgeError(f"a whole pass over source '{self.name}' made no row", "give it longer texts")
             else:
                 self.go_to(self.epoch + 1, 0, 0)
         self.row += 1
@@ -65,7 +67,7 @@ class Stream:
     """Iterates over steps, each a list of micro-batches [rows_per_microbatch, length].
 
     `weights` are relative; a source of weight 0 is not read. `split` as in `pack`; the examples of the sources in
-    `whole` are never cut. `tokens_per_step` counts padding.
+    `whole` are never cut. `arrange` makes the rows in another way than packing. `tokens_per_step` counts padding.
     """
 
     def __init__(
@@ -78,12 +80,14 @@ class Stream:
         seed: int,
         split: bool,
         whole: Collection[str] = (),
+        arrange: Arrange | None = None,
     ) -> None:
         check(sources, weights)
         total = sum(weights.values())
         self.weights = {name: weights[name] / total for name in sources if weights[name]}
         self.sources = {
-            name: Source(name, sources[name], length, seed, split and name not in whole) for name in self.weights
+            name: Source(name, sources[name], arrange or packed(length, split and name not in whole), seed)
+            for name in self.weights
         }
         self.given = dict.fromkeys(self.weights, 0)  # rows of each source so far
         self.step = 0
@@ -129,6 +133,11 @@ class Stream:
         self.given = dict(state["given"])
         for name, place in state["places"].items():
             self.sources[name].go_to(*place)
+
+
+def packed(length: int, split: bool) -> Arrange:
+    """Rows of the examples as they are."""
+    return lambda examples, chosen, seed: pack([examples[number] for number in chosen], length, split=split)
 
 
 def check(sources: Mapping[str, Sequence[Example]], weights: Mapping[str, float]) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from fledge.core.errors import FledgeError
 from fledge.generate.detokenise import Detokeniser
-from fledge.generate.packed import PackedModel, packed
+from fledge.generate.packed import PackedModel, can_be_packed, packed
 from fledge.generate.request import Completion, Event, Request
 from fledge.generate.slots import Slots
 from fledge.model.heads import LanguageModel
@@ -98,8 +98,8 @@ class Engine:
                 module.training = True
 
     def _current(self) -> LanguageModel | PackedModel:
-        """What runs: the model, or a fresh packed copy of it."""
-        if self.dtype is None or isinstance(self.model, PackedModel):
+        """What runs: the model, or a fresh packed copy of it where the copy knows the shape."""
+        if self.dtype is None or isinstance(self.model, PackedModel) or not can_be_packed(self.model.config):
             return self.model
         return packed(self.model, self.dtype)
 

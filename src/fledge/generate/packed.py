@@ -13,15 +13,15 @@ V vocabulary.
 import math
 from dataclasses import dataclass
 from functools import cache as memo
-from typing import cast
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from fledge.model.cache import Cache
+from fledge.model.config import ModelConfig
 from fledge.model.heads import LanguageModel
-from fledge.model.transformer import Block
 
 ROWS = 8  # the batch oneDNN lays weights out for; close to the best for 1 and for 128 too
 LARGE = 1 << 20  # weights from which packing pays in float32; below, MKL's plain call has less overhead
@@ -44,12 +44,12 @@ class PackedModel:
 
     @torch.no_grad()
     def __init__(self, model: LanguageModel, dtype: torch.dtype) -> None:
-        backbone = model.backbone
+        backbone: Any = model.backbone
         self.config, self.dtype, self.device = model.config, dtype, backbone.embedding.weight.device
         self.embedding = backbone.embedding.weight
         self.cos = torch.cat([backbone.cos, backbone.cos], -1)  # [context, D]
         self.sin = torch.cat([-backbone.sin, backbone.sin], -1)
-        self.layers = [Layer(cast(Block, block), dtype) for block in backbone.blocks]
+        self.layers = [Layer(block, dtype) for block in backbone.blocks]
         self.norm = Norm(backbone.norm.eps, self.config.width, self.device)
         weight = self.embedding if model.head is None else model.head.weight
         self.head = Linear(weight * self.norm.folded(backbone.norm.weight), None, dtype)
@@ -77,6 +77,17 @@ class PackedModel:
         return torch.zeros(hidden.shape, dtype=self.dtype, device=keys.device).masked_fill_(hidden, -math.inf)[:, None]
 
 
+def can_be_packed(config: ModelConfig) -> bool:
+    """Whether this copy knows the axes: the shape that fledge creates as a decoder, LLaMA's, and their like."""
+    axes = {
+        "shape": "decoder", "head": "language", "positions": "rotary", "rope_fraction": 1.0, "residual": "pre",
+        "norm": "rms", "final_norm": True, "embedding_norm": False, "attention_scale": None, "gated": True,
+        "experts": 0, "embedding_scale": 1.0, "embedding_width": None, "token_types": 0, "output_scale": 1.0,
+        "head_bias": False,
+    }  # fmt: skip
+    return all(getattr(config, name) == value for name, value in axes.items())
+
+
 def packed(model: LanguageModel, dtype: torch.dtype) -> PackedModel:
     """A copy of the current weights for decoding in `dtype`."""
     return PackedModel(model, dtype)
@@ -85,7 +96,7 @@ def packed(model: LanguageModel, dtype: torch.dtype) -> PackedModel:
 class Layer:
     """A `Block`, with the norms folded into the linears that follow them."""
 
-    def __init__(self, block: Block, dtype: torch.dtype) -> None:
+    def __init__(self, block: Any, dtype: torch.dtype) -> None:
         attention, feedforward = block.attention, block.feedforward
         self.heads, self.kv_heads, self.head_size = attention.heads, attention.kv_heads, attention.head_size
         device, width = attention.qkv.weight.device, attention.qkv.in_features

@@ -1,7 +1,8 @@
 """What goes into the engine and what comes out."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from fledge.generate.sampling import Sampling
 
@@ -11,7 +12,12 @@ Finish = Literal["stop", "length"]
 @dataclass(frozen=True)
 class Request:
     """A prompt and how to continue it. Ends with one of `stop_ids`, before one of the strings `stop`, or at
-    `max_new_tokens`. The same request gives the same completion; only `seed` and `sampling` decide."""
+    `max_new_tokens`. The same request gives the same completion; only `seed` and `sampling` decide.
+
+    `logit_bias` adds to the logits of tokens before anything else (-100 forbids). `top_logprobs` asks for the
+    likeliest tokens at each position, `prompt_logprobs` for those of the prompt too, and then `max_new_tokens` may
+    be 0. `grammar` (a `grammar.Grammar`) admits only texts that it describes. The last three need a `LiveEngine`.
+    """
 
     ids: list[int]
     max_new_tokens: int
@@ -19,6 +25,10 @@ class Request:
     seed: int = 0
     stop_ids: tuple[int, ...] = ()
     stop: tuple[str, ...] = ()
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    top_logprobs: int = 0
+    prompt_logprobs: bool = False
+    grammar: Any = None
 
 
 @dataclass(frozen=True)
@@ -40,3 +50,29 @@ class Event:
     token: int
     text: str
     finish: Finish | None
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A token with its log-probability under the raw model and the likeliest tokens of its place, best first.
+    The first token of a prompt has no log-probability."""
+
+    token: int
+    logprob: float | None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(slots=True)
+class Update:
+    """What one step of a live engine did for one request: new tokens, the text that became certain with them.
+
+    `prompt` comes once, before the first token, if it was asked for; `cached` is how many tokens of the prompt had
+    their keys and values already. `finish` is set on the last update.
+    """
+
+    ticket: int
+    tokens: list[Scored] = field(default_factory=list)
+    text: str = ""
+    finish: Finish | None = None
+    prompt: list[Scored] | None = None
+    cached: int = 0

@@ -92,16 +92,24 @@ def settings(samplings: Sequence[Sampling], device: torch.device | str = "cpu") 
 
 
 def sample(
-    logits: Tensor, uniforms: Tensor, how: Settings, seen: Tensor | None = None, counts: Tensor | None = None
+    logits: Tensor,
+    uniforms: Tensor,
+    how: Settings,
+    seen: Tensor | None = None,
+    counts: Tensor | None = None,
+    bias: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Draw one token per row.
 
     logits: [B, V], raw. uniforms: [B] in [0, 1). seen: bool [B, V], tokens of prompt and completion so far;
     counts: [B, V], how often each occurs in the completion; both needed only if `how.penalised`.
+    bias: [B, V], added before all else; -inf forbids a token.
     Returns ids [B] int64 and their log-probabilities [B] float32 under the softmax of the *raw* logits.
     """
     raw = logits.float()
-    chosen_from = raw if seen is None or counts is None else penalise(raw, how, seen, counts)
+    chosen_from = raw if bias is None else raw + bias
+    if seen is not None and counts is not None:
+        chosen_from = penalise(chosen_from, how, seen, counts)
     if how.greedy:
         ids = chosen_from.argmax(-1)
         return ids, _at(raw, ids) - raw.logsumexp(-1)
@@ -113,7 +121,7 @@ def sample(
     ids = draw(truncate(weights, how), uniforms)
     if how.greedy_some:
         ids = torch.where(how.temperature == 0, chosen_from.argmax(-1), ids)
-    if how.scaled or how.greedy_some or how.penalised:
+    if how.scaled or how.greedy_some or how.penalised or bias is not None:
         return ids, _at(raw, ids) - raw.logsumexp(-1)
     return ids, _at(raw, ids) - top[:, 0] - weights.sum(-1).log()
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fledge.model.config import ModelConfig
 from fledge.model.positions import rotate
 
 
@@ -32,6 +33,13 @@ class Norm(nn.RMSNorm):
             turned: Tensor = _NormRotated.apply(x, self.weight, self.eps, cos, sin)
             return turned
         return rotate(self(x), cos, sin).to(x.dtype)
+
+
+def norm_of(config: ModelConfig, size: int | None = None) -> "Norm | nn.LayerNorm":
+    """The norm that a model of this config has everywhere, over its width or `size`."""
+    if config.norm == "rms":
+        return Norm(size or config.width, eps=config.norm_eps)
+    return nn.LayerNorm(size or config.width, config.norm_eps, bias=config.norm_bias)
 
 
 def written_out(x: Tensor) -> bool:

@@ -1,15 +1,14 @@
 """ONE Transformer (arXiv:1706.03762) whose architecture is the point `ModelConfig` in a space of axes.
 
-Tokens to hidden states: embedding, pre-norm blocks of grouped-query attention (arXiv:2305.13245) with rotary
-positions and a gated feed-forward (arXiv:2002.05202), a final norm. Heads are in `heads`; distribution, precision
-and caching policy are applied from outside. Projections that read the same input are fused (qkv, gate_up).
+Tokens to hidden states: embedding, residual blocks of attention and feed-forward, a final norm. A decoder, an encoder,
+or an encoder whose result a decoder reads by cross-attention are stacks of the same blocks. Heads are in `heads`;
+distribution, precision and caching policy are applied from outside. Projections that read the same input are fused.
 
-Shapes: B batch, T time, E width, H heads, Hkv key-value heads, D head size, F feed-forward width, S keys in reach.
+Shapes: B batch, T time, S source time, E width, D head size.
 """
 
 import math
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -17,136 +16,185 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from fledge.core.device import compute_dtype
+from fledge.model.attention import Attention, CrossAttention, Mask, Memory, Surroundings
 from fledge.model.cache import Cache
 from fledge.model.config import ModelConfig
-from fledge.model.normalise import Norm
-from fledge.model.positions import rotary_table, rotate
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "silu": F.silu,
-    "gelu": F.gelu,
-    "gelu_tanh": partial(F.gelu, approximate="tanh"),
-    "relu": F.relu,
-}
-PLAIN_UP_TO = 512  # keys: up to here plain attention in bfloat16 trains faster on a CPU than the fused kernel
-
-
-class Attention(nn.Module):
-    """Causal attention of H query heads over Hkv shared key-value heads."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.heads, self.kv_heads, self.head_size = config.heads, config.kv_heads, config.head_size
-        inner = config.heads * config.head_size
-        self.qkv = nn.Linear(config.width, inner + 2 * config.kv_heads * config.head_size, bias=config.qkv_bias)
-        self.out = nn.Linear(inner, config.width, bias=config.output_bias)
-        norm = partial(Norm, config.head_size, eps=config.norm_eps)
-        self.q_norm: Norm | None = norm() if config.qk_norm else None
-        self.k_norm: Norm | None = norm() if config.qk_norm else None
-
-    def forward(
-        self,
-        x: Tensor,
-        cos: Tensor,
-        sin: Tensor,
-        mask: Tensor | None,
-        positions: Tensor | None,
-        cache: Cache | None,
-        layer: int,
-    ) -> Tensor:
-        """x [B,T,E] → [B,T,E]; mask [B,1,T,S] additive, or None for plain causal."""
-        batch, time, _ = x.shape
-        qkv = self.qkv(x).view(batch, time, self.heads + 2 * self.kv_heads, self.head_size)
-        q, k, v = qkv.split([self.heads, self.kv_heads, self.kv_heads], 2)
-        if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm.rotated(q, cos, sin), self.k_norm.rotated(k, cos, sin)
-        else:
-            q, k = rotate(q, cos, sin).to(v.dtype), rotate(k, cos, sin).to(v.dtype)
-        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-        if cache is not None and positions is not None:
-            k, v = cache.update(layer, positions, k, v)
-        y = attend(q, k, v, mask)
-        return self.out(y.transpose(1, 2).reshape(batch, time, -1))
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """q [B,H,T,D] over k, v [B,Hkv,S,D] → [B,H,T,D]; mask as in Attention."""
-    groups = q.shape[1] // k.shape[1]
-    trains_in_bfloat16 = q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled()
-    if mask is None or not trains_in_bfloat16 or k.shape[2] > PLAIN_UP_TO:
-        return F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, enable_gqa=groups > 1)
-    if groups > 1:
-        k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
-    scores = (q * (1 / math.sqrt(q.shape[-1]))) @ k.transpose(2, 3)
-    return torch.softmax(scores.add_(mask), -1, dtype=scores.dtype) @ v
-
-
-class FeedForward(nn.Module):
-    """down(activation(gate(x)) · up(x))."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.gate_up = nn.Linear(config.width, 2 * config.hidden, bias=config.feedforward_bias)
-        self.down = nn.Linear(config.hidden, config.width, bias=config.feedforward_bias)
-        self.activation = ACTIVATIONS[config.activation]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B,T,E] → [B,T,E]."""
-        gate, up = self.gate_up(x).chunk(2, -1)
-        return self.down(self.activation(gate) * up)
+from fledge.model.feedforward import Experts, FeedForward, Routing, initial_std
+from fledge.model.normalise import norm_of
+from fledge.model.positions import alibi_slopes, rotary_table, sinusoids
+from fledge.model.visibility import Bias, Visibility
 
 
 class Block(nn.Module):
-    """A pre-norm residual block."""
+    """A residual block: attention, cross-attention where it reads a memory, feed-forward."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, *, reads_memory: bool = False) -> None:
         super().__init__()
-        self.attention_norm = Norm(config.width, eps=config.norm_eps)
+        self.residual = config.residual
+        self.attention_norm = norm_of(config)
         self.attention = Attention(config)
-        self.feedforward_norm = Norm(config.width, eps=config.norm_eps)
-        self.feedforward = FeedForward(config)
+        self.cross_norm = norm_of(config) if reads_memory else None
+        self.cross = CrossAttention(config) if reads_memory else None
+        self.feedforward_norm = None if config.residual == "parallel_shared" else norm_of(config)
+        self.feedforward = Experts(config) if config.experts else FeedForward(config)
 
-    def forward(
+    def forward(self, x: Tensor, around: Surroundings, layer: int) -> Tensor:
+        """x [B,T,E] → [B,T,E]."""
+        if self.residual.startswith("parallel"):
+            normed = self.attention_norm(x)
+            attended = self.dropped(self.attention(normed, around, layer), around)
+            if self.cross is not None and self.cross_norm is not None:
+                attended = attended + self.dropped(self.cross(self.cross_norm(x), around, layer), around)
+            other = normed if self.feedforward_norm is None else self.feedforward_norm(x)
+            return x + attended + self.dropped(self.fed(other, around), around)
+        x = self.step(x, self.attention_norm, around, lambda h: self.attention(h, around, layer))
+        if self.cross is not None and self.cross_norm is not None:
+            cross = self.cross
+            x = self.step(x, self.cross_norm, around, lambda h: cross(h, around, layer))
+        assert self.feedforward_norm is not None
+        return self.step(x, self.feedforward_norm, around, lambda h: self.fed(h, around))
+
+    def step(self, x: Tensor, norm: nn.Module, around: Surroundings, part: Callable[[Tensor], Tensor]) -> Tensor:
+        """x and what a part makes of it, normed before or after."""
+        if self.residual == "post":
+            return norm(x + self.dropped(part(x), around))
+        return x + self.dropped(part(norm(x)), around)
+
+    def fed(self, x: Tensor, around: Surroundings) -> Tensor:
+        """The feed-forward; a mixture of experts notes what its router did."""
+        if isinstance(self.feedforward, FeedForward):
+            return self.feedforward(x)
+        y, routed = self.feedforward(x, around.real)
+        around.routed.append(routed)
+        return y
+
+    def dropped(self, y: Tensor, around: Surroundings) -> Tensor:
+        """Dropout on a part's result, in training."""
+        return F.dropout(y, around.dropout, self.training) if around.dropout else y
+
+
+class Stack(nn.Module):
+    """Blocks, the final norm, and the bias by distance that they share: hidden states to hidden states.
+
+    Set from outside: `checkpointing` (blocks are computed again in the backward pass), `dropout`.
+    """
+
+    slopes: Tensor | None
+
+    def __init__(self, config: ModelConfig, *, causal: bool) -> None:
+        super().__init__()
+        self.config, self.causal = config, causal
+        self.checkpointing, self.dropout = False, 0.0
+
+    def pile(self, layers: int, *, reads_memory: bool = False) -> None:
+        """Makes the blocks and what they share."""
+        config = self.config
+        self.blocks = nn.ModuleList(Block(config, reads_memory=reads_memory) for _ in range(layers))
+        self.norm = norm_of(config) if config.final_norm else None
+        self.distances = nn.Parameter(torch.empty(config.buckets, config.heads)) if self.by_bucket else None
+        self.register_buffer("slopes", alibi_slopes(config.heads) if self.by_slope else None, persistent=False)
+
+    @property
+    def by_bucket(self) -> bool:
+        """Whether a learned bias by distance is added to the scores."""
+        return self.config.positions == "buckets"
+
+    @property
+    def by_slope(self) -> bool:
+        """Whether ALiBi is."""
+        return self.config.positions == "alibi"
+
+    def run(self, x: Tensor, around: Surroundings) -> Tensor:
+        """x [B,T,E] through all blocks and the final norm."""
+        for layer, block in enumerate(self.blocks):
+            if self.checkpointing and self.training:
+                x = checkpoint(block, x, around, layer, use_reentrant=False)
+            else:
+                x = block(x, around, layer)
+        return x if self.norm is None else self.norm(x)
+
+    def bias(self) -> Bias | None:
+        """What lies on the scores by distance."""
+        if self.distances is None and self.slopes is None:
+            return None
+        return Bias(self.slopes, self.distances, self.config.bucket_distance, not self.causal)
+
+    def mask(
         self,
         x: Tensor,
-        cos: Tensor,
-        sin: Tensor,
-        mask: Tensor | None,
-        positions: Tensor | None,
-        cache: Cache | None,
-        layer: int,
-    ) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), cos, sin, mask, positions, cache, layer)
-        return x + self.feedforward(self.feedforward_norm(x))
+        positions: Tensor | None = None,
+        documents: Tensor | None = None,
+        cache: Cache | None = None,
+        prefix: Tensor | None = None,
+        order: Tensor | None = None,
+    ) -> Mask:
+        """Who sees whom in x [B,T,E], as `Transformer.forward` says it."""
+        window, bias, time = self.config.window, self.bias(), x.shape[1]
+        if cache is not None and positions is not None:
+            visible = Visibility(positions, cache.reach, self.causal, window, bias=bias)
+        else:
+            steps = torch.arange(time, device=x.device)
+            visible = Visibility(steps, time, self.causal, window, documents, documents, prefix, order, bias)
+        return made(visible, x)
 
 
-class Transformer(nn.Module):
-    """Embedding, blocks and final norm: token ids to hidden states."""
+class Transformer(Stack):
+    """The decoder, or the only stack, with the embedding in front of it, and the encoder it reads from, if any."""
 
-    cos: Tensor
-    sin: Tensor
+    cos: Tensor | None
+    sin: Tensor | None
+    sinusoid: Tensor | None
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.embedding = nn.Embedding(config.vocab_size, config.width)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
-        self.norm = Norm(config.width, eps=config.norm_eps)
-        cos, sin = rotary_table(config)
-        self.register_buffer("cos", cos, persistent=False)
-        self.register_buffer("sin", sin, persistent=False)
-        self.checkpointing = False
+        super().__init__(config, causal=config.shape != "encoder")
+        narrow, both = config.embedding_width, config.shape == "encoder_decoder"
+        rows = config.context + config.position_offset if config.positions == "learned" else 0
+        self.embedding = nn.Embedding(config.vocab_size, narrow or config.width)
+        self.widen = nn.Linear(narrow, config.width, bias=False) if narrow else None
+        self.position_embedding = nn.Embedding(rows, config.width) if rows else None
+        self.type_embedding = nn.Embedding(config.token_types, config.width) if config.token_types else None
+        self.embedding_norm = norm_of(config) if config.embedding_norm else None
+        self.pile(config.layers, reads_memory=both)
+        self.encoder = Stack(config, causal=False) if both else None
+        if self.encoder is not None:
+            self.encoder.pile(config.encoding_layers)
+        for name in ("cos", "sin", "sinusoid"):
+            self.register_buffer(name, None, persistent=False)
+        self.make_tables()
         self.initialise()
+
+    def make_tables(self) -> None:
+        """The tables that are computed and not stored: of rotary or sinusoidal positions, and ALiBi's slopes."""
+        config = self.config
+        if config.positions == "rotary":
+            self.cos, self.sin = rotary_table(config)
+        if config.positions == "sinusoidal":
+            self.sinusoid = sinusoids(config.context, config.width)
+        for stack in (self, self.encoder):
+            if stack is not None and stack.by_slope:
+                stack.slopes = alibi_slopes(config.heads)
 
     @torch.no_grad()
     def initialise(self) -> None:
-        """Normal weights of std 0.02, output projections scaled down by √(2·layers) (GPT-2)."""
+        """Normal weights of std 0.02, output projections scaled down by √(2·layers) (GPT-2).
+
+        Two corrections keep the scores and the logits of a fresh model at the scale of this rule: queries where the
+        attention's scale is not 1/√D, the tied table where hidden states are scaled before it.
+        """
+        config = self.config
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
                 parameter.zero_()
-            elif parameter.ndim == 2:
-                output = name.endswith(("out.weight", "down.weight"))
-                parameter.normal_(0, 0.02 / math.sqrt(2 * self.config.layers) if output else 0.02)
+            elif parameter.ndim >= 2:
+                parameter.normal_(0, initial_std(name, config.layers))
+        if config.attention_scale is not None:
+            inner = config.heads * config.head_size
+            for module in self.modules():
+                if isinstance(module, Attention | CrossAttention):
+                    queries = module.qkv.weight[:inner] if isinstance(module, Attention) else module.q.weight
+                    queries /= config.attention_scale * math.sqrt(config.head_size)
+        if config.tied and config.output_scale != 1:
+            self.embedding.weight /= config.output_scale
 
     def forward(
         self,
@@ -154,45 +202,98 @@ class Transformer(nn.Module):
         positions: Tensor | None = None,
         documents: Tensor | None = None,
         cache: Cache | None = None,
+        *,
+        token_types: Tensor | None = None,
+        prefix: Tensor | None = None,
+        order: Tensor | None = None,
+        memory: Memory | None = None,
+        routed: list[Routing] | None = None,
     ) -> Tensor:
         """ids [B,T] → hidden [B,T,E].
 
-        positions [B,T]: 0, 1, 2 … by default. documents [B,T]: tokens see only their own document's past; 0 is
-        padding. cache: token t of row b is written at positions[b,t] and sees the cached positions up to it.
+        positions [B,T]: 0, 1, 2 … by default. documents [B,T]: tokens see only their own document; 0 is padding.
+        cache: token t of row b is written at positions[b,t] and sees the cached positions up to it.
+        token_types [B,T]: 0 by default. prefix [B,T] bool: these are seen by their whole document, also backwards.
+        order [B,T]: each token sees those of a lower order, and itself; an entry -1-r is a query slot of rank r that
+        nobody else sees, so [content | slots] in one row is two-stream attention with shared weights.
+        memory: of `encode`; a token sees what belongs to its document there (without documents: all but padding).
+        routed: where mixtures of experts note what their routers did.
         """
-        if positions is None:
-            cos, sin = self.cos[: ids.shape[1], None], self.sin[: ids.shape[1], None]
-        else:
-            cos, sin = self.cos[positions][:, :, None], self.sin[positions][:, :, None]
-        x = self.embedding(ids)
-        mask = self.mask(ids, positions, documents, cache, x)
-        for layer, block in enumerate(self.blocks):
-            arguments = (x, cos, sin, mask, positions, cache, layer)
-            if self.checkpointing and self.training:
-                x = checkpoint(block, *arguments, use_reentrant=False)
-            else:
-                x = block(*arguments)
-        return self.norm(x)
+        x = self.embedded(ids, positions, token_types)
+        around = Surroundings(
+            mask=self.mask(x, positions, documents, cache, prefix, order),
+            turn=self.turn(ids, positions),
+            positions=positions,
+            cache=cache,
+            memory=memory,
+            memory_mask=None if memory is None else self.memory_mask(x, documents, memory),
+            real=None if documents is None else documents != 0,
+            routed=[] if routed is None else routed,
+            dropout=self.dropout,
+        )
+        return self.run(x, around)
 
-    def mask(
-        self, ids: Tensor, positions: Tensor | None, documents: Tensor | None, cache: Cache | None, x: Tensor
-    ) -> Tensor | None:
-        """Additive [B,1,T,S] in the compute precision, or None where plain causal attention is meant."""
-        window = self.config.window
-        if cache is not None and positions is not None:
-            keys = torch.arange(cache.reach, device=ids.device)
-            allowed = keys <= positions[:, :, None]
-            if window:
-                allowed &= keys > positions[:, :, None] - window
-        elif documents is None and window is None:
+    def encode(
+        self,
+        ids: Tensor,
+        positions: Tensor | None = None,
+        documents: Tensor | None = None,
+        *,
+        routed: list[Routing] | None = None,
+    ) -> Memory:
+        """Source ids [B,S] → what the decoder reads; the arguments are those of `forward`."""
+        assert self.encoder is not None
+        x = self.embedded(ids, positions, None)
+        around = Surroundings(
+            mask=self.encoder.mask(x, documents=documents),
+            turn=self.turn(ids, positions),
+            real=None if documents is None else documents != 0,
+            routed=[] if routed is None else routed,
+            dropout=self.dropout,
+        )
+        return Memory(self.encoder.run(x, around), documents)
+
+    def projected(self, hidden: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
+        """The keys and values each decoder layer makes of a memory's hidden [B,S,E]."""
+        crosses = [module for module in self.modules() if isinstance(module, CrossAttention)]
+        return tuple(cross.project(hidden) for cross in crosses)
+
+    def embedded(self, ids: Tensor, positions: Tensor | None, token_types: Tensor | None) -> Tensor:
+        """The embedding of ids [B,T] with what is added to it: [B,T,E]."""
+        config = self.config
+        x = self.embedding(ids)
+        if config.embedding_scale != 1:
+            x = x * config.embedding_scale
+        if self.widen is not None:
+            x = self.widen(x)
+        if self.position_embedding is not None:
+            steps = torch.arange(ids.shape[1], device=ids.device) if positions is None else positions
+            x = x + self.position_embedding(steps + config.position_offset)
+        if self.sinusoid is not None:
+            x = x + (self.sinusoid[: ids.shape[1]] if positions is None else self.sinusoid[positions]).to(x.dtype)
+        if self.type_embedding is not None:
+            x = x + (self.type_embedding.weight[0] if token_types is None else self.type_embedding(token_types))
+        if self.embedding_norm is not None:
+            x = self.embedding_norm(x)
+        return F.dropout(x, self.dropout, self.training) if self.dropout else x
+
+    def turn(self, ids: Tensor, positions: Tensor | None) -> tuple[Tensor, Tensor] | None:
+        """cos and sin of the positions, [B,T,1,R/2] or [T,1,R/2]; None where positions are not rotary."""
+        if self.cos is None or self.sin is None:
             return None
-        else:
-            steps = torch.arange(ids.shape[1], device=ids.device)
-            allowed = (steps[:, None] >= steps)[None]
-            if documents is not None:
-                allowed = allowed & (documents[:, :, None] == documents[:, None, :])
-            if window:
-                allowed = allowed & (steps > steps[:, None] - window)
-        dtype = compute_dtype(x)
-        blocked = torch.zeros(allowed.shape, dtype=dtype, device=x.device)
-        return blocked.masked_fill_(~allowed, torch.finfo(dtype).min)[:, None]
+        if positions is None:
+            return self.cos[: ids.shape[1], None], self.sin[: ids.shape[1], None]
+        return self.cos[positions][:, :, None], self.sin[positions][:, :, None]
+
+    def memory_mask(self, x: Tensor, documents: Tensor | None, memory: Memory) -> Mask:
+        """What of the memory each token of x [B,T,E] sees."""
+        time, source = x.shape[1], memory.hidden.shape[1]
+        steps = torch.arange(time, device=x.device)
+        theirs = memory.documents
+        visible = Visibility(steps, source, False, documents=documents, key_documents=theirs)
+        return made(visible, x)
+
+
+def made(visible: Visibility, x: Tensor) -> Mask:
+    """The mask of a rule, in the precision in which x is computed with."""
+    return Mask(None if visible.trivial else visible.mask(compute_dtype(x)), visible.causal)

@@ -1,7 +1,8 @@
 """What every objective returns: a sum and a count, so that the loop can divide by the count of the whole step."""
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 
@@ -15,6 +16,26 @@ class Loss(NamedTuple):
     sum: Tensor
     count: Tensor  # type: ignore[assignment]  # hides tuple.count, which nobody calls
     parts: dict[str, tuple[Tensor, Tensor]] = {}
+
+
+@runtime_checkable
+class Auxiliary(Protocol):
+    """An output that brings losses of its own: name → (coefficient, scalar with gradient)."""
+
+    @property
+    def auxiliary(self) -> dict[str, tuple[float, Tensor]]: ...
+
+
+def with_auxiliary(found: Loss, output: Any) -> Loss:
+    """`found` plus what the model's output adds to any loss, e.g. the balance of a mixture of experts.
+
+    An auxiliary loss is a mean, so it is weighed by the count, and the loop's division gives it back as it is.
+    """
+    if not isinstance(output, Auxiliary) or not output.auxiliary:
+        return found
+    extra = [coefficient * value for coefficient, value in output.auxiliary.values()]
+    parts = {name: (value.detach() * found.count, found.count) for name, (_, value) in output.auxiliary.items()}
+    return Loss(found.sum + found.count * torch.stack(extra).sum(), found.count, found.parts | parts)
 
 
 class Projectable(Protocol):

@@ -26,7 +26,14 @@ from fledge.generate.engine import Completion, Engine, Request
 from fledge.generate.sampling import Sampling
 from fledge.objectives.policy import ppo as ppo_loss
 from fledge.stages.examples import document_examples, read_documents
-from fledge.stages.preflight import check_finite, check_length, check_memory, check_prompts, check_tokenizer
+from fledge.stages.preflight import (
+    check_finite,
+    check_length,
+    check_memory,
+    check_prompts,
+    check_tokenizer,
+    check_vocabulary,
+)
 from fledge.stages.pretrain import mixture
 from fledge.stages.session import Session, TrainConfig
 from fledge.text.template import render
@@ -69,6 +76,7 @@ def ppo(config: PpoConfig, out: Path, log: Log) -> dict[str, Any]:
     shape = read_config(config.policy)[0]
     check_length(config.length, shape)
     prompts = read_prompts(config.prompts, tokenizer, log)
+    check_vocabulary(prompts, shape, "prompts")
     prompts = check_prompts(prompts, config.max_new_tokens, config.length, config.drop_long, log)
     check_memory(shape, device, config.tokens_per_microbatch, config.length, copies=8, log=log)
     policy, reference = (load_model(config.policy, device=device) for _ in range(2))

@@ -17,7 +17,7 @@ from fledge.core.nouns import Message
 from fledge.data.packing import Example
 from fledge.model.config import ModelConfig
 from fledge.text.template import render
-from fledge.text.tokenizer import Tokenizer
+from fledge.text.tokenizer import Tokenizer, named
 
 
 def check_tokenizer(tokenizer: Tokenizer) -> None:
@@ -43,11 +43,33 @@ def check_tokenizer(tokenizer: Tokenizer) -> None:
             "the end-of-turn token is not inside the template's {% generation %} block: the model would never stop",
             "move the end-of-turn token before {% endgeneration %}",
         )
+    begin = begin_of_text(tokenizer)
+    if begin is not None and begin not in said.ids[:1]:
+        raise FledgeError(
+            "the chat template does not begin with the BOS token, which the tokenizer puts before every text",
+            "write {{ bos_token }} at the top of chat_template.jinja",
+        )
     prompt = render(tokenizer, [Message("user", "ping")], add_generation_prompt=True).ids
     if said.ids[: len(prompt)] != prompt:
         raise FledgeError(
             "the chat template renders a prompt for generation differently from the same prompt in training",
             "make the add_generation_prompt branch equal to the start of an assistant turn",
+        )
+
+
+def begin_of_text(tokenizer: Tokenizer) -> int | None:
+    """The BOS token that the tokenizer itself puts before every text, if it does."""
+    bare, whole = (tokenizer.backend.encode("a", add_special_tokens=added).ids for added in (False, True))
+    return whole[0] if whole[-len(bare) :] == bare and len(whole) > len(bare) else None
+
+
+def check_vocabulary(examples: Iterable[Sequence[int] | np.ndarray], shape: ModelConfig, what: str) -> None:
+    """Every id must have a row in the model's embedding: tokens that were added later have none, and learn nothing."""
+    most = max((int(max(ids)) for ids in examples if len(ids)), default=0)
+    if most >= shape.vocab_size:
+        raise FledgeError(
+            f"the {what} use token {most:,}, the model has only {shape.vocab_size:,}: the tokenizer was extended",
+            "use the tokenizer the model was trained with, or pretrain one with the new tokens",
         )
 
 
@@ -83,8 +105,10 @@ def longest(examples: Sequence[Example]) -> int:
 
 
 def check_marks(examples: Sequence[Example], tokenizer: Tokenizer, what: str) -> None:
-    """A document or turn mark must not be doubled, and supervised text must end with one."""
-    for mark, name in ((tokenizer.document_id, "document mark"), (tokenizer.eos_id, "end-of-turn token")):
+    """BOS, a document or a turn mark must not be doubled, and supervised text must end with one of the last two."""
+    marks = [(tokenizer.document_id, "document mark"), (tokenizer.eos_id, "end-of-turn token")]
+    bos = tokenizer.special.get(named(tokenizer.config.get("bos_token")) or "")
+    for mark, name in [*marks, *([(bos, "BOS token")] if bos is not None else [])]:
         doubled = [i for i, e in enumerate(examples) if ((e.ids[:-1] == mark) & (e.ids[1:] == mark)).any()]
         if doubled:
             raise FledgeError(

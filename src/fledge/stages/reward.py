@@ -19,7 +19,7 @@ from fledge.core.device import pick_device
 from fledge.core.errors import FledgeError
 from fledge.core.files import write_json
 from fledge.core.log import Log
-from fledge.core.nouns import Comparison
+from fledge.core.nouns import Comparison, Message
 from fledge.data.columns import to_comparisons
 from fledge.data.rankings import Ranked, RankedStream
 from fledge.data.readers import read
@@ -28,7 +28,14 @@ from fledge.evaluate.scoring import score_sequences
 from fledge.evaluate.statistics import proportion
 from fledge.objectives.preference import ranking
 from fledge.stages.examples import answer_ids
-from fledge.stages.preflight import check_finite, check_length, check_memory, check_reward_position, check_tokenizer
+from fledge.stages.preflight import (
+    check_finite,
+    check_length,
+    check_memory,
+    check_reward_position,
+    check_tokenizer,
+    check_vocabulary,
+)
 from fledge.stages.session import Session, TrainConfig
 from fledge.stages.sft import read_conversations
 from fledge.text.tokenizer import Tokenizer
@@ -56,8 +63,9 @@ def reward(config: RewardConfig, out: Path, log: Log) -> dict[str, Any]:
     comparisons = read_comparisons(config.comparisons, log)
     groups = [to_ranked(comparison, tokenizer) for comparison in comparisons]
     check_reward_position([ids for group in groups for ids in group.ids], tokenizer)
+    check_vocabulary((ids for group in groups for ids in group.ids), shape, "comparisons")
     kept = fitting(groups, config.length, config.drop_long, log)
-    held = np.random.default_rng([config.seed, 1]).random(len(groups)) < config.heldout
+    held = held_out(comparisons, config.heldout, config.seed)
     train = [groups[i] for i in kept if not held[i]]
     test = [i for i in kept if held[i]]
     if not train:
@@ -99,6 +107,13 @@ def read_comparisons(path: Path, log: Log) -> list[Comparison]:
             f"{path} holds no comparisons", "give columns prompt+chosen+rejected or prompt+completions+ranks"
         )
     return comparisons
+
+
+def held_out(comparisons: Sequence[Comparison], share: float, seed: int) -> list[bool]:
+    """Which comparisons are kept for measuring: prompts are drawn, so that no prompt stands on both sides."""
+    drawn = np.random.default_rng([seed, 1]).random(len(comparisons)) < share
+    first: dict[tuple[Message, ...], int] = {}
+    return [bool(drawn[first.setdefault(tuple(c.prompt), i)]) for i, c in enumerate(comparisons)]
 
 
 def to_ranked(comparison: Comparison, tokenizer: Tokenizer) -> Ranked:

@@ -75,6 +75,13 @@ class Batches(Protocol):
     def load_state(self, state: dict[str, Any], /) -> None: ...
 
 
+class Rehearsed(Exception):
+    """Raised instead of training where only preflight was asked for (`Log.rehearsal`)."""
+
+    def __init__(self, session: "Session", loss: Callable[[Any, Batch], Loss]) -> None:
+        self.session, self.loss = session, loss
+
+
 class Session:
     """One training job: `start` is the step it goes on from, `fit` yields the steps that are left."""
 
@@ -95,6 +102,8 @@ class Session:
 
     def fit(self, loss: Callable[[Any, Batch], Loss]) -> Iterator[Step]:
         """Yields each finished step; saves on the way and when asked to stop (then raises Stopped)."""
+        if self.log.rehearsal:
+            raise Rehearsed(self, loss)
         config = self.config
         model = self.compiled()
 

@@ -27,6 +27,7 @@ from fledge.stages.preflight import (
     check_marks,
     check_memory,
     check_tokenizer,
+    check_vocabulary,
 )
 from fledge.stages.pretrain import mixture
 from fledge.stages.session import Session, TrainConfig
@@ -54,6 +55,7 @@ def sft(config: SftConfig, out: Path, log: Log) -> dict[str, Any]:
     conversations = read_conversations(config.demonstrations, log)
     examples = conversation_examples(conversations, tokenizer)
     check_marks(examples, tokenizer, "demonstrations")
+    check_vocabulary((e.ids for e in examples), shape, "demonstrations")
     examples = check_examples(examples, config.length, config.drop_long, "demonstrations", log)
 
     sources, weights = {"demonstrations": examples}, {"demonstrations": 1.0}

@@ -23,6 +23,8 @@ from fledge.core.files import write_json, write_text_atomic
 from fledge.text.bytepair import BytePair, build, byte_alphabet
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>")
+# What the denoising objectives write into a text besides its tokens: BERT's marks, T5's sentinels, UL2's modes.
+DENOISING = ("[MASK]", "[CLS]", "[SEP]", "[R]", "[S]", "[X]", *(f"<extra_id_{n}>" for n in range(100)))
 SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -100,6 +102,8 @@ class Tokenizer:
             "model_max_length": 1 << 20,
             "clean_up_tokenization_spaces": False,
         }
+        named_tokens = {"mask_token": "[MASK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+        config |= {name: token for name, token in named_tokens.items() if token in special_tokens}
         template = resources.files("fledge.text").joinpath("chatml.jinja").read_text(encoding="utf-8")
         return cls(spec, config, template)
 

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from fledge.core.config import Config
 from fledge.core.device import autocast
 from fledge.core.errors import FledgeError
-from fledge.objectives.loss import Loss
+from fledge.model.inputs import inputs
+from fledge.objectives.loss import Loss, with_auxiliary
 
 Batch = dict[str, Tensor]
 
@@ -88,9 +89,9 @@ def fit(
 ) -> Iterator[Step]:
     """Trains from step `start` to `steps`, yielding each finished step; ends early when `batches` ends.
 
-    batches: each item is the list of one step's micro-batches, with ids, positions and documents [B,T] beside the
-    columns that `loss(output, batch)` reads. schedule: step → multiplier of every parameter group's base learning
-    rate. clip: bound on the global gradient norm, 0 for none. dtype: of autocast; float32 is none.
+    batches: each item is the list of one step's micro-batches: the model's `inputs`, ids and documents [B,T] always,
+    beside the columns that `loss(output, batch)` reads. schedule: step → multiplier of every parameter group's base
+    learning rate. clip: bound on the global gradient norm, 0 for none. dtype: of autocast; float32 is none.
 
     Raises FledgeError, before the weights are touched, at a step whose loss or gradient is not finite or that has
     nothing to learn from, and at a loss spike. The weights in memory are then still those of the step before.
@@ -115,7 +116,8 @@ def fit(
             totals.tokens += int(batch["documents"].count_nonzero())
             batch = {name: column.to(device, non_blocking=True) for name, column in batch.items()}
             with autocast(device, dtype):
-                found = loss(model(batch["ids"], batch["positions"], batch["documents"]), batch)
+                output = model(**inputs(batch))
+                found = with_auxiliary(loss(output, batch), output)
             found.sum.backward()
             totals.add(found)
         grad_norm, value, parts = reduce_and_clip(parameters, totals, clip)

@@ -1,0 +1,129 @@
+"""The live requests of an engine and the cache rows that are theirs.
+
+Rows are compact: those that decode are [0, decoding), those whose prompt is not yet run come behind, so what a step
+computes is a plain slice. The cache grows with what is asked of it, up to a budget; nothing is computed for the dead.
+
+Shapes: B rows, T new tokens of each, S positions.
+"""
+
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fledge.generate.detokenise import Detokeniser
+from fledge.generate.packed import PackedModel
+from fledge.generate.request import Finish, Request, Scored
+from fledge.model.cache import Cache
+from fledge.model.heads import LanguageModel
+
+GRAIN = 64  # positions: the cache's length is a multiple of it
+
+
+@dataclass(slots=True, eq=False)
+class Row:
+    """A live request: `ids` are its prompt and what was drawn, `done` of them have keys and values in the cache."""
+
+    ticket: int
+    request: Request
+    ids: list[int]
+    text: Detokeniser | None
+    matcher: Any = None
+    done: int = 0
+    cached: int = 0
+    drawn: int = 0
+    finish: Finish | None = None
+    prompt: list[Scored] = field(default_factory=list)
+
+    @property
+    def left(self) -> int:
+        """Tokens of the prompt still to be run."""
+        return len(self.ids) - self.done
+
+    @property
+    def need(self) -> int:
+        """Positions it may come to use."""
+        return len(self.request.ids) + max(1, self.request.max_new_tokens)
+
+
+class RowCache:
+    """A cache for a changing number of rows, within `budget` bytes."""
+
+    def __init__(self, model: LanguageModel | PackedModel, budget: int) -> None:
+        if isinstance(model, PackedModel):
+            self.device, self.dtype = model.device, model.dtype
+        else:
+            weight = next(model.parameters())
+            self.device, self.dtype = weight.device, weight.dtype
+        self.model, self.config, self.budget = model, model.config, budget
+        self.capacity = self.length = 0
+        self.cache = Cache(self.config, 0, 0, self.device, self.dtype)
+        numbers = 2 * self.config.kv_heads * self.config.head_size * self.config.layers
+        self.token_bytes = numbers * torch.empty((), dtype=self.dtype).element_size()
+
+    def most_rows(self, length: int) -> int:
+        """How many rows of that length the budget allows."""
+        return self.budget // (self.token_bytes * rounded(length, self.config.context))
+
+    def reserve(self, rows: Sequence[Row], need: int) -> bool:
+        """Make room for one more row of `need` positions, keeping what `rows` have; False if the budget is short."""
+        wanted, context = len(rows) + 1, self.config.context
+        if wanted <= self.capacity and need <= self.length:
+            return True
+        length, capacity = rounded(max(need, self.length), context), max(wanted, self.capacity)
+        if wanted > self.capacity:
+            capacity = max(wanted, min(2 * self.capacity, self.most_rows(length)))
+        if capacity > self.most_rows(length):  # give up what nobody uses
+            length, capacity = rounded(max([need, *(row.need for row in rows)]), context), wanted
+        if capacity > self.most_rows(length):
+            return False
+        old, self.cache = self.cache, Cache(self.config, capacity, length, self.device, self.dtype)
+        for before, after in ((old.keys, self.cache.keys), (old.values, self.cache.values)):
+            for layer, values in enumerate(after):
+                for place, row in enumerate(rows):
+                    values[place, :, : row.done] = before[layer][place, :, : row.done]
+                before[layer] = values  # the old memory goes at once
+        self.capacity, self.length = capacity, length
+        return True
+
+    def forward(self, first: int, ids: Tensor, positions: Tensor, reach: int) -> Any:
+        """Run tokens ids [B, T] at positions [B, T] in the rows from `first` on; an output with hidden and logits()."""
+        return self.model(ids, positions, cache=self.view(first, first + len(ids), reach))
+
+    def view(self, start: int, stop: int, reach: int) -> Cache:
+        """The rows [start, stop), sharing memory."""
+        part = copy(self.cache)
+        part.keys = [keys[start:stop] for keys in self.cache.keys]
+        part.values = [values[start:stop] for values in self.cache.values]
+        part.lengths, part.reach = self.cache.lengths[start:stop], reach
+        return part
+
+    def copy_row(self, source: int, to: int, length: int) -> None:
+        """Copy the first `length` positions of a row over another's."""
+        for values in (*self.cache.keys, *self.cache.values):
+            values[to, :, :length] = values[source, :, :length]
+
+    def swap(self, rows: list[Row], one: int, other: int) -> None:
+        """Exchange two rows, keys and values with them."""
+        if one == other:
+            return
+        first, second = rows[one], rows[other]
+        if first.done and second.done:
+            length = max(first.done, second.done)
+            for values in (*self.cache.keys, *self.cache.values):
+                held = values[one, :, :length].clone()
+                values[one, :, :length] = values[other, :, :length]
+                values[other, :, :length] = held
+        elif first.done:
+            self.copy_row(one, other, first.done)
+        elif second.done:
+            self.copy_row(other, one, second.done)
+        rows[one], rows[other] = second, first
+
+
+def rounded(length: int, context: int) -> int:
+    """A length of the cache that has room for `length` positions."""
+    return min(-(-length // GRAIN) * GRAIN, context)

@@ -1,0 +1,1 @@
+"""The service: an OpenAI-compatible API over live engines, and the web app."""

@@ -1,0 +1,102 @@
+"""`fledge inspect` in the terminal, as JSON and as a page that a real browser shows without a network."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from fledge.checkpoint.directory import load_model
+from fledge.cli.main import app
+from fledge.core.errors import FledgeError
+from fledge.evaluate.inspection import inspect_ids
+from fledge.stages.inspection_page import render_inspection
+from fledge.text.tokenizer import Tokenizer
+
+TEXT = 'The zebra </script><b>sees</b> & "the lion" at the river.'
+
+
+def invoke(*arguments: str) -> str:
+    result = CliRunner().invoke(app, ["inspect", *arguments], catch_exceptions=False, env={"COLUMNS": "120"})
+    return result.stdout
+
+
+def test_the_terminal_shows_everything(tiny: Path) -> None:
+    shown = invoke(str(tiny / "base"), TEXT)
+    for title in (
+        "bits a token",
+        "what was expected after it",
+        "logit lens",
+        "induction",
+        "feed-forward",
+        " z 93 e 72 ",
+    ):
+        assert title in shown
+    drawn = invoke(str(tiny / "base"), "The zebra", "--layer", "1", "--head", "1")
+    first = next(line for line in drawn.splitlines() if "<|endoftext" in line and "██" in line)
+    assert first.count("█") == 2  # the first token can look only at itself
+    assert "logit lens" not in invoke(str(tiny / "reward"), "The zebra")
+    with pytest.raises(FledgeError, match="there is no head 7 in layer 1"):
+        invoke(str(tiny / "base"), "a", "--head", "7")
+    with pytest.raises(FledgeError, match="a model and a text are needed"):
+        invoke(str(tiny / "base"))
+
+
+def test_shapes_need_no_model() -> None:
+    assert "115,970,015,232" in invoke("--shape", "gpt3-175b")
+    assert "gpt3-175b" in invoke("--shape", "all")
+    assert "28,311,552" in invoke("--shape", "layers=12,width=768,biases=false")  # 12 · 4 · 768²
+
+
+def test_json_is_what_the_function_found(tiny: Path) -> None:
+    found = json.loads(invoke(str(tiny / "base"), "The zebra", "--json", "--top", "2"))
+    tokenizer = Tokenizer.load(tiny / "base")
+    ids = [tokenizer.document_id, *tokenizer.encode("The zebra")]
+    assert found == json.loads(json.dumps(inspect_ids(load_model(tiny / "base"), tokenizer, ids, top=2)))
+    asked = json.loads(invoke(str(tiny / "base"), "Where?", "--json", "--chat"))
+    assert asked["tokens"][0]["text"] == "<|im_start|>"
+    assert asked["tokens"][0]["special"]
+
+
+def page_of(tiny: Path, model: str) -> str:
+    tokenizer = Tokenizer.load(tiny / model)
+    ids = [tokenizer.document_id, *tokenizer.encode(TEXT)]
+    return render_inspection(inspect_ids(load_model(tiny / model), tokenizer, ids), f"a <{model}>")
+
+
+@pytest.mark.parametrize("model", ["base", "reward"])
+def test_the_page_is_self_contained_and_safe(tiny: Path, model: str) -> None:
+    page = page_of(tiny, model)
+    assert not re.search(r"<(link|img|iframe)|\ssrc=|@import|url\(", page)
+    assert page.count("</script>") == 2
+    assert "<b>sees" not in page
+    assert f"a &lt;{model}&gt;" in page
+    data = json.loads(page.split('id="data">')[1].split("</script>")[0])
+    assert "".join(token["text"] for token in data["tokens"][1:]) == TEXT
+
+
+@pytest.mark.parametrize("model", ["base", "reward"])
+def test_a_browser_runs_the_page(tiny: Path, tmp_path: Path, model: str) -> None:
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no chromium here")
+    (tmp_path / "page.html").write_text(page_of(tiny, model))
+    dom = subprocess.run(
+        [
+            browser, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1200,2000",
+            f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", (tmp_path / "page.html").as_uri(),
+        ],
+        capture_output=True, text=True, timeout=120,
+    ).stdout  # fmt: skip
+    assert 'id="chosen">layer 1, head 1<' in dom  # written by the script after all maps were drawn
+    assert "looks most at" in dom
+
+
+def test_installed_files() -> None:
+    """The page's parts go into the wheel."""
+    package_data = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    for ending in ("*.css", "*.js", "*.jinja"):
+        assert f'"**/{ending}"' in package_data
