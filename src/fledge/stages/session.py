@@ -22,6 +22,7 @@ from fledge.core.device import autocast, pick_device, pick_dtype, rng_state, set
 from fledge.core.errors import FledgeError, Stopped
 from fledge.core.log import Log
 from fledge.core.stop import listen_for_stop
+from fledge.model.transformer import Stack
 from fledge.objectives import Loss
 from fledge.train.loop import Step, fit
 from fledge.train.optimizers import OptimizerConfig
@@ -33,7 +34,8 @@ WORTH_COMPILING = 1e13  # FLOPs: about half a minute of training on two cores
 
 
 class TrainConfig(Config):
-    """What training stages have in common. Sizes are tokens; `tokens_per_microbatch` is what fits in memory."""
+    """What training stages have in common. Sizes are tokens; `tokens_per_microbatch` is what fits in memory, and
+    `gradient_checkpointing` makes more of it fit, for a third more arithmetic (arXiv:1604.06174)."""
 
     length: int = Field(256, gt=1)
     tokens_per_step: int = Field(8192, gt=0)
@@ -47,6 +49,7 @@ class TrainConfig(Config):
     device: str = "auto"
     dtype: str = "auto"
     compile: Literal["auto", "always", "never"] = "auto"
+    gradient_checkpointing: bool = False
     seed: int = 0
 
     @property
@@ -93,6 +96,9 @@ class Session:
         self.device = pick_device(config.device)
         self.dtype = pick_dtype(config.dtype, self.device)
         self.optimizer = build_optimizer(model, config.optimizer)
+        for module in model.modules():
+            if isinstance(module, Stack):
+                module.checkpointing = config.gradient_checkpointing
         self.seconds = 0.0
         self.waited = 0.0
         self.tokens = 0
