@@ -84,6 +84,27 @@ def test_a_language_model_gets_a_score_head_of_zeros(directory: Path) -> None:
     refusal(directory.with_name("reward"), "reward", head="language")
 
 
+@pytest.mark.parametrize(
+    ("head", "labels"), [("classifier", 3), ("tokens", 5), ("span", 2), ("pair", 2), ("embedding", 2)]
+)
+def test_an_encoder_gets_another_head_for_fine_tuning(head: Any, labels: int, tmp_path: Path) -> None:
+    """The backbone keeps its weights, the head is new, and the result is written and read like any other."""
+    before = build(ModelConfig.sized(1, 300, 32, "encoder", head="pretraining"))
+    save_model(before, tmp_path / "before")
+    model = load_model(tmp_path / "before", head=head, labels=None if labels == 2 else labels)
+    assert (model.config.head, model.config.labels) == (head, labels)
+    for name, tensor in before.backbone.state_dict().items():
+        assert torch.equal(tensor, model.backbone.state_dict()[name]), name
+    output = model(torch.arange(12).view(2, 6))
+    shape = {"tokens": (2, 6, 5), "span": (2, 6, 2), "embedding": (2, 64)}.get(head, (2, labels))
+    assert (output.vectors if head == "embedding" else output.values).shape == shape
+    save_model(model, tmp_path / "after")
+    again = load_model(tmp_path / "after")
+    assert again.config.head == head
+    assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in model.state_dict().items())
+    refusal(tmp_path / "after", head, "masked", head="masked")
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_every_file_is_under_checksums(directory: Path, name: str) -> None:
     path = directory / name
@@ -140,7 +161,7 @@ def test_parts_of_a_fused_projection_cannot_make_up_for_each_other(directory: Pa
     [
         ({"model_type": "mamba"}, "'mamba' is not known"),
         ({"model_type": None}, "is not known"),
-        ({"architectures": ["Qwen3ForTokenClassification"]}, "Qwen3ForTokenClassification"),
+        ({"architectures": ["Qwen3ForMultipleChoice"]}, "Qwen3ForMultipleChoice"),
         ({"architectures": 7}, "malformed"),
         ({"hidden_size": -32}, "width"),
         ({"hidden_size": "wide"}, "width"),

@@ -6,18 +6,19 @@ safetensors only; every file's sha256 is in checksums.json and is verified on lo
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import safetensors
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fledge.checkpoint.families import family_for, family_of, to_ours, to_theirs
+from fledge.checkpoint.families import Family, family_for, family_of, follows_the_weights, to_ours, to_theirs
+from fledge.checkpoint.pooling import read_pooling, write_pooling
 from fledge.core.config import make_config
 from fledge.core.errors import FledgeError
 from fledge.core.files import checksum, disk_errors, read_json, write_json
-from fledge.model.config import ModelConfig
+from fledge.model.config import Head, ModelConfig
 from fledge.model.heads import Headed, build
 from fledge.model.positions import rotary_frequencies
 from fledge.text.tokenizer import Tokenizer
@@ -42,7 +43,8 @@ def save_model(
     tokenizer: Tokenizer | None = None,
     extra: dict[str, Any] | None = None,
 ) -> None:
-    """Writes `model` into `directory` (made if absent); `extra` goes into config.json as it is."""
+    """Writes `model` into `directory` (made if absent) as the family that has its axes; `extra` goes into config.json
+    as it is. Raises FledgeError if no family fits."""
     config = model.config
     family = family_for(config)
     theirs = to_theirs(family, config, {n: p.detach().cpu() for n, p in model.state_dict().items()})
@@ -50,10 +52,11 @@ def save_model(
     ids: dict[str, Any] = {}
     if tokenizer is not None:
         ids = {"bos_token_id": None, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
-    values: dict[str, Any] = {"architectures": [family.architectures[config.head]], "model_type": family.model_type}
-    values |= family.write(config) | ids | {"dtype": dtype, "torch_dtype": dtype}
-    if config.head == "scalar":
-        values |= {"num_labels": 1, "id2label": {"0": "reward"}, "label2id": {"reward": 0}}
+        if config.shape == "encoder_decoder":
+            ids |= {"decoder_start_token_id": tokenizer.pad_id}
+    architecture = family.heads[config.head].architecture
+    values: dict[str, Any] = {"architectures": [architecture], "model_type": family.model_type}
+    values |= family.write(config) | ids | {"dtype": dtype, "torch_dtype": dtype} | labels_of(config)
     with disk_errors(directory):
         directory.mkdir(parents=True, exist_ok=True)
         write_json(directory / "config.json", values | (extra or {}))
@@ -61,6 +64,8 @@ def save_model(
             ends = {"eos_token_id": [tokenizer.eos_id, tokenizer.document_id]} if tokenizer else {}
             generation = ids | ends | {"do_sample": True, "max_length": config.context}
             write_json(directory / "generation_config.json", generation)
+        if config.head == "embedding":
+            write_pooling(directory, config)
         work = directory / ".model.safetensors.writing"
         save_file(theirs, work, metadata={"format": "pt"})
         work.rename(directory / "model.safetensors")
@@ -70,39 +75,77 @@ def save_model(
         write_json(directory / CHECKSUMS, {file.name: checksum(file) for file in present})
 
 
+def labels_of(config: ModelConfig) -> dict[str, Any]:
+    """What config.json says about the labels of a head; one label that is no reward is a regression."""
+    if config.head == "scalar":
+        return {"num_labels": 1, "id2label": {"0": "reward"}, "label2id": {"reward": 0}}
+    if config.head not in ("classifier", "tokens"):
+        return {}
+    names = [f"LABEL_{i}" for i in range(config.labels)]
+    kind = {"problem_type": "regression"} if config.labels == 1 else {}
+    return kind | {
+        "id2label": {str(i): n for i, n in enumerate(names)},
+        "label2id": {n: i for i, n in enumerate(names)},
+    }
+
+
 def load_model(
     directory: Path,
     *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
-    head: Literal["language", "scalar"] | None = None,
+    head: Head | None = None,
+    labels: int | None = None,
 ) -> Any:
-    """The model in `directory`, LanguageModel or ScalarModel.
+    """The model in `directory`, of the class its head has (`fledge.model.heads`).
 
-    head="scalar" gives a language checkpoint a new score head of zeros. Raises FledgeError for what is missing,
-    damaged, unknown or does not fit together.
+    head: another head than the checkpoint's, for fine-tuning; its weights are then fresh (a scalar head's are zeros)
+    and the checkpoint's own head is left out. labels: how many a fresh classifier knows. Raises FledgeError for what
+    is missing, damaged, unknown or does not fit together.
     """
     config, values = read_config(directory)
     verify(directory)
     theirs = read_weights(directory)
-    if head == "language" and config.head == "scalar":
-        raise FledgeError(f"{directory} is a reward model, it has no language head", "give a language model")
-    fresh = head == "scalar" and config.head == "language"
-    if fresh:
-        config = config.model_copy(update={"head": "scalar"})
-        theirs["score.weight"] = torch.zeros(1, config.width)
+    family = family_of(values["model_type"])
+    if head in ("language", "masked", "pretraining") and config.head != head:
+        what = "a reward model" if config.head == "scalar" else f"a model with the head '{config.head}'"
+        raise FledgeError(
+            f"{directory} is {what}, it has no {head} head", f"give a {head.replace('masked', 'masked language')} model"
+        )
+    fresh = head is not None and (head != config.head or labels not in (None, config.labels))
+    if head is not None and fresh:
+        theirs = without_head(family, config, theirs)
+        config = config.model_copy(update={"head": head, "labels": labels or config.labels})
+    else:
+        config = follows_the_weights(family, config, theirs)
     with torch.device("meta"):
         model = build(config)
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    own = {name for name in shapes if not name.startswith("backbone.")} if fresh else set()
     try:
-        ours = to_ours(family_of(values["model_type"]), config, shapes, theirs)
+        ours = to_ours(family, config, {name: shapes[name] for name in shapes if name not in own}, theirs)
     except FledgeError as error:
         raise FledgeError(f"{directory}: {error.message}", error.remedy) from None
+    ours |= {name: fresh_weight(name, shapes[name], config) for name in own}
     model.load_state_dict({name: tensor.to(device, dtype) for name, tensor in ours.items()}, assign=True)
     model.backbone.make_tables()  # the only tensors that are not in the file
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     return model.to(device)
+
+
+def without_head(family: Family, config: ModelConfig, theirs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A checkpoint's tensors without those of its head, the pooler included."""
+    prefix = family.prefix_for(config.head)
+    gone = {name.format(p=prefix) for rule in family.heads[config.head].rules for name in rule.theirs}
+    return {name: tensor for name, tensor in theirs.items() if name not in gone}
+
+
+def fresh_weight(name: str, shape: torch.Size, config: ModelConfig) -> Tensor:
+    """A head's weight before it has learnt anything."""
+    if config.head == "scalar" or name.endswith("bias"):
+        return torch.zeros(shape)
+    return torch.ones(shape) if len(shape) == 1 else torch.empty(shape).normal_(0, 0.02)
 
 
 def read_config(directory: Path) -> tuple[ModelConfig, dict[str, Any]]:
@@ -117,13 +160,12 @@ def read_config(directory: Path) -> tuple[ModelConfig, dict[str, Any]]:
         raise FledgeError(f"{path}: quantised weights cannot be read", "give the checkpoint in bfloat16 or float32")
     try:
         family = family_of(str(values.get("model_type")))
-        scalar = values.get("architectures") == [family.architectures["scalar"]]
-        architecture = (values.get("architectures") or [family.architectures["language"]])[0]
-        if not scalar and not str(architecture).endswith("ForCausalLM"):
-            raise FledgeError(
-                f"the architecture '{architecture}' is not known", f"known: {', '.join(family.architectures.values())}"
-            )
-        axes = family.read(values) | {"head": "scalar" if scalar else "language"}
+        head = head_of(values, family)
+        axes = family.read(values) | {"head": head}
+        if head in ("classifier", "tokens"):
+            axes["labels"] = label_count(values)
+        if head == "embedding":
+            axes["pooling"] = read_pooling(directory)
     except FledgeError as error:
         raise FledgeError(f"{path}: {error.message}", error.remedy) from None
     except KeyError as error:
@@ -143,8 +185,27 @@ def read_config(directory: Path) -> tuple[ModelConfig, dict[str, Any]]:
     return config, values
 
 
+def head_of(values: dict[str, Any], family: Family) -> Head:
+    """The head that a config.json's architecture has. One label of a decoder is a reward, unless it is called a
+    regression; without an architecture, the family's first head is meant."""
+    known = {table.architecture: head for head, table in reversed(family.heads.items())}
+    architecture = (values.get("architectures") or [next(iter(reversed(known)))])[0]
+    if architecture not in known:
+        raise FledgeError(f"the architecture '{architecture}' is not known", f"known: {', '.join(reversed(known))}")
+    head: Any = known[architecture]
+    several = label_count(values) > 1 or values.get("problem_type") == "regression"
+    return "classifier" if head == "scalar" and several else head
+
+
+def label_count(values: dict[str, Any]) -> int:
+    """How many labels a config.json names: two where it says nothing, as transformers has it."""
+    return len(values["id2label"]) if values.get("id2label") else int(values.get("num_labels") or 2)
+
+
 def check_rope(config: ModelConfig, path: Path) -> None:
     """Refuses rotary settings that are unknown, incomplete or not numbers."""
+    if config.positions != "rotary":
+        return
     try:
         finite = bool(rotary_frequencies(config).isfinite().all())
     except KeyError as error:

@@ -19,7 +19,8 @@ from fledge.cli.chat import chat
 from fledge.cli.check import check
 from fledge.cli.generate import generate
 from fledge.cli.inspect import inspect
-from fledge.cli.serve import serve
+from fledge.cli.objectives import objectives
+from fledge.cli.serve import keys_app, serve
 from fledge.core.errors import FledgeError, Stopped
 from fledge.stages import STAGES
 
@@ -158,7 +159,9 @@ def raise_(
 app.command("chat")(chat)
 app.command("generate")(generate)
 app.command("serve")(serve)
+app.add_typer(keys_app, name="keys")
 app.command("inspect")(inspect)
+app.command("objectives")(objectives)
 app.command("check")(check)
 
 

@@ -88,6 +88,8 @@ def make_config(cls: type[C], values: Mapping[str, Any], where: str) -> C:
         raise FledgeError(f"unknown key '{key}' in {where}", remedy)
     if first["type"] == "missing":
         raise FledgeError(f"'{key}' is missing in {where}", f"give it: {key}=…")
+    if not key:
+        raise FledgeError(f"{where}: {first['msg'].removeprefix('Value error, ')}", "correct these values")
     raise FledgeError(f"'{key}' in {where}: {first['msg']} (got {first['input']!r})", "correct the value")
 
 

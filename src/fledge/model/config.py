@@ -27,8 +27,8 @@ class ModelConfig(Config):
     experts: how many feed-forwards a token chooses `top_k` from; their weights are the router's probabilities,
     normalised to sum to 1 if `normalised_routing`. shared_hidden: inner width of a feed-forward every token goes
     through beside them. balance, router_z: coefficients of the router's losses.
-    embedding_width: of the token table where it is not `width` (a projection leads in and out). output_scale: what
-    hidden states are multiplied with before a language head.
+    embedding_width: of the token table where it is not `width`; projections lead in and out, and heads read the
+    narrow states. output_scale: what hidden states are multiplied with before a language head.
     head: what stands on top, see `heads`; `labels`: how many a classifier knows; pooling: which hidden states make
     up an embedding.
     """
@@ -109,12 +109,18 @@ class ModelConfig(Config):
         gated = 64 * round(8 / 3 * depth)
         sizes = {"vocab_size": vocab_size, "width": width, "layers": depth, "context": context, "shape": shape}
         sizes |= {"heads": depth, "kv_heads": depth, "head_size": 64, "hidden": gated}
-        return cls(**(sizes | CREATED[shape] | ({"hidden": 4 * width} if shape == "encoder" else {}) | axes))
+        more = {"encoder": {"hidden": 4 * width}, "encoder_decoder": {"output_scale": width**-0.5}}.get(shape, {})
+        return cls(**(sizes | CREATED[shape] | more | axes))
 
     @property
     def rotary_size(self) -> int:
         """How many dimensions of a head rotary positions turn."""
         return int(self.head_size * self.rope_fraction)
+
+    @property
+    def out_width(self) -> int:
+        """The width of the hidden states that heads read."""
+        return self.embedding_width or self.width
 
     @property
     def encoding_layers(self) -> int:
@@ -150,7 +156,5 @@ CREATED: dict[str, dict[str, Any]] = {
         **{"head": "masked", "head_bias": True},
         **BIASES,
     },
-    "encoder_decoder": {
-        **{"positions": "buckets", "qk_norm": False, "activation": "gelu_tanh", "attention_scale": 1.0},
-    },
+    "encoder_decoder": {"positions": "buckets", "qk_norm": False, "activation": "gelu_tanh", "attention_scale": 1.0},
 }

@@ -125,13 +125,10 @@ class LanguageModel(Headed):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
-        narrow = config.embedding_width
-        self.narrow = nn.Linear(config.width, narrow, bias=False) if narrow else None
-        self.head = None if config.tied else nn.Linear(narrow or config.width, config.vocab_size, bias=False)
+        self.head = None if config.tied else nn.Linear(config.out_width, config.vocab_size, bias=False)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size)) if config.head_bias else None
-        for linear in (self.narrow, self.head):
-            if linear is not None:
-                nn.init.normal_(linear.weight, 0, 0.02)
+        if self.head is not None:
+            nn.init.normal_(self.head.weight, 0, 0.02)
 
     def forward(
         self,
@@ -145,8 +142,6 @@ class LanguageModel(Headed):
         hidden, auxiliary = self.read(ids, positions, documents, cache, **others)  # type: ignore[arg-type]
         if self.config.output_scale != 1:
             hidden = hidden * self.config.output_scale
-        if self.narrow is not None:
-            hidden = self.narrow(hidden)
         return Output(hidden, projection(self), self.bias, auxiliary)
 
 
@@ -155,11 +150,11 @@ class MaskedModel(Headed):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
-        narrow = config.embedding_width or config.width
-        self.transform = nn.Linear(config.width, narrow)
+        width = config.out_width
+        self.transform = nn.Linear(width, width)
         self.activation = ACTIVATIONS[config.activation]
-        self.transform_norm = norm_of(config, narrow)
-        self.head = None if config.tied else nn.Linear(narrow, config.vocab_size, bias=False)
+        self.transform_norm = norm_of(config, width)
+        self.head = None if config.tied else nn.Linear(width, config.vocab_size, bias=False)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size)) if config.head_bias else None
         self.pair = Pooled(config, 2) if config.head == "pretraining" else None
         for linear in (self.transform, self.head):
@@ -192,8 +187,8 @@ class Pooled(nn.Module):
 
     def __init__(self, config: ModelConfig, labels: int) -> None:
         super().__init__()
-        self.pooler = nn.Linear(config.width, config.width)
-        self.out = nn.Linear(config.width, labels)
+        self.pooler = nn.Linear(config.out_width, config.out_width)
+        self.out = nn.Linear(config.out_width, labels)
         for linear in (self.pooler, self.out):
             nn.init.normal_(linear.weight, 0, 0.02)
             nn.init.zeros_(linear.bias)
@@ -206,16 +201,16 @@ class Pooled(nn.Module):
 class Classifier(Headed):
     """Labels of a row (an encoder reads them at its first token, a decoder at the row's last), or of each token.
 
-    The head of an encoder that classifies rows is `Pooled`; every other one is linear. A pair model is one of two
-    labels.
+    The head is `Pooled` where an encoder takes part and rows are classified; every other one is linear. A pair model
+    is one of two labels.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.of_rows = config.head in ("classifier", "pair")
         labels = config.labels if config.head in ("classifier", "tokens") else 2
-        pooled = self.of_rows and config.shape == "encoder"
-        self.score = Pooled(config, labels) if pooled else nn.Linear(config.width, labels, bias=not self.of_rows)
+        pooled = self.of_rows and config.shape != "decoder"
+        self.score = Pooled(config, labels) if pooled else nn.Linear(config.out_width, labels, bias=not self.of_rows)
         if isinstance(self.score, nn.Linear):
             nn.init.normal_(self.score.weight, 0, 0.02)
             if self.score.bias is not None:
@@ -241,7 +236,7 @@ class ScalarModel(Headed):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
-        self.score = nn.Linear(config.width, 1, bias=False)
+        self.score = nn.Linear(config.out_width, 1, bias=False)
         nn.init.zeros_(self.score.weight)
 
     def forward(

@@ -21,11 +21,15 @@ def parameters(config: ModelConfig) -> dict[str, int]:
 
 
 def embedding(config: ModelConfig) -> int:
-    """Tables of tokens, positions and token types, and the projection behind a narrow token table."""
-    narrow = config.embedding_width or config.width
+    """Tables of tokens, positions and token types, and the projections around a narrow token table."""
     rows = config.context + config.position_offset if config.positions == "learned" else 0
-    table = config.vocab_size * narrow + (rows + config.token_types) * config.width
-    return table + (config.width * narrow if config.embedding_width else 0)
+    table = config.vocab_size * config.out_width + (rows + config.token_types) * config.width
+    return table + projections(config)
+
+
+def projections(config: ModelConfig) -> int:
+    """Into the width and out of it, where the token table is narrower."""
+    return 2 * config.width * config.embedding_width if config.embedding_width else 0
 
 
 def attention(config: ModelConfig) -> int:
@@ -59,19 +63,17 @@ def feedforward(config: ModelConfig, experts: int) -> int:
 def head(config: ModelConfig, scaled: int) -> int:
     """What stands on top of the hidden states; a tied projection is counted with the embedding. scaled: the weights
     of a norm per dimension."""
-    width, narrow = config.width, config.embedding_width or config.width
-    dense, labels = width * width + width, config.labels
-    out = width * narrow if config.embedding_width else 0
-    projection = (0 if config.tied else config.vocab_size * narrow) + config.head_bias * config.vocab_size
-    transform = (width + 1 + scaled) * narrow
-    pooler = dense if config.shape == "encoder" else 0
-    bias = config.shape == "encoder"
+    width, labels = config.out_width, config.labels
+    dense = width * width + width
+    projection = (0 if config.tied else config.vocab_size * width) + config.head_bias * config.vocab_size
+    transform = dense + scaled * width
+    pooled = config.shape != "decoder"
     return {
-        "language": out + projection,
+        "language": projection,
         "masked": transform + projection,
         "pretraining": transform + projection + dense + 2 * width + 2,
         "pair": dense + 2 * width + 2,
-        "classifier": pooler + labels * width + bias * labels,
+        "classifier": labels * width + pooled * (dense + labels),
         "tokens": labels * width + labels,
         "span": 2 * width + 2,
         "scalar": width,
@@ -87,12 +89,8 @@ def active(config: ModelConfig) -> int:
 
 def flops_per_token(config: ModelConfig, length: int) -> float:
     """As ModelConfig.flops_per_token. Of an encoder-decoder: a source and a target token together."""
-    tables = embedding(config) - (config.width * config.embedding_width if config.embedding_width else 0)
+    tables = embedding(config) - projections(config)
     projects = config.head in ("language", "masked", "pretraining")
-    multiplying = (
-        active(config)
-        - tables
-        + config.vocab_size * (config.embedding_width or config.width) * (projects and config.tied)
-    )
+    multiplying = active(config) - tables + config.vocab_size * config.out_width * (projects and config.tied)
     spans = config.encoding_layers + config.layers * (2 if config.encoding_layers else 1)
     return 6 * multiplying + 12 * spans * config.heads * config.head_size * length

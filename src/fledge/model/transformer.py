@@ -155,6 +155,7 @@ class Transformer(Stack):
         self.type_embedding = nn.Embedding(config.token_types, config.width) if config.token_types else None
         self.embedding_norm = norm_of(config) if config.embedding_norm else None
         self.pile(config.layers, reads_memory=both)
+        self.narrow = nn.Linear(config.width, narrow, bias=False) if narrow else None
         self.encoder = Stack(config, causal=False) if both else None
         if self.encoder is not None:
             self.encoder.pile(config.encoding_layers)
@@ -178,8 +179,8 @@ class Transformer(Stack):
     def initialise(self) -> None:
         """Normal weights of std 0.02, output projections scaled down by √(2·layers) (GPT-2).
 
-        Two corrections keep the scores and the logits of a fresh model at the scale of this rule: queries where the
-        attention's scale is not 1/√D, the tied table where hidden states are scaled before it.
+        Two corrections keep the scores and the logits of a fresh model at the scale of this rule: of the queries where
+        the attention's scale is not 1/√D, of the final norm where its result is scaled before it is projected.
         """
         config = self.config
         for name, parameter in self.named_parameters():
@@ -193,8 +194,8 @@ class Transformer(Stack):
                 if isinstance(module, Attention | CrossAttention):
                     queries = module.qkv.weight[:inner] if isinstance(module, Attention) else module.q.weight
                     queries /= config.attention_scale * math.sqrt(config.head_size)
-        if config.tied and config.output_scale != 1:
-            self.embedding.weight /= config.output_scale
+        if config.output_scale != 1 and self.norm is not None:
+            self.norm.weight.div_(config.output_scale)
 
     def forward(
         self,
@@ -209,7 +210,7 @@ class Transformer(Stack):
         memory: Memory | None = None,
         routed: list[Routing] | None = None,
     ) -> Tensor:
-        """ids [B,T] → hidden [B,T,E].
+        """ids [B,T] → hidden [B,T,E] (or of the width that heads read).
 
         positions [B,T]: 0, 1, 2 … by default. documents [B,T]: tokens see only their own document; 0 is padding.
         cache: token t of row b is written at positions[b,t] and sees the cached positions up to it.
@@ -231,7 +232,8 @@ class Transformer(Stack):
             routed=[] if routed is None else routed,
             dropout=self.dropout,
         )
-        return self.run(x, around)
+        x = self.run(x, around)
+        return x if self.narrow is None else self.narrow(x)
 
     def encode(
         self,

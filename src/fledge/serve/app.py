@@ -5,23 +5,32 @@ from contextlib import asynccontextmanager
 from importlib import metadata
 from pathlib import Path
 
-from fastapi import FastAPI
-from fastapi import Request as HTTPRequest
-from fastapi.staticfiles import StaticFiles
+from fastapi import Depends, FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 
-from fledge.serve import chat, completions, errors
+from fledge.core.errors import FledgeError
+from fledge.serve import chat, completions, embeddings, errors, responses, status, tokens
 from fledge.serve.config import ServeConfig
-from fledge.serve.service import Service, service_of
-from fledge.serve.shelf import Shelf, card
+from fledge.serve.guard import LOOPBACK, Guard
+from fledge.serve.pages import web_routers
+from fledge.serve.service import Service, allow
+from fledge.serve.shelf import Shelf
 
-WEB = Path(__file__).parent / "web"
-ROUTERS = (chat.router, completions.router)
+FOR_USERS = (chat.router, completions.router, embeddings.router, responses.router, tokens.router)
 
 
 def create_app(models: Sequence[str | Path], config: ServeConfig | None = None) -> FastAPI:
-    """An application that serves `models` (directories, run directories, or NAME=PATH)."""
+    """An application that serves `models` (directories, run directories, or NAME=PATH).
+
+    Raises FledgeError if it would be open to others than this machine.
+    """
     config = config or ServeConfig()
     service = Service(Shelf(models, config), config)
+    if config.host not in LOOPBACK and not len(service.keys):
+        raise FledgeError(
+            f"without API keys this server listens on loopback only, not on {config.host}",
+            "make a key: `fledge keys add NAME --keys keys.json`, then serve with --keys keys.json",
+        )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -29,19 +38,18 @@ def create_app(models: Sequence[str | Path], config: ServeConfig | None = None) 
         yield
         service.worker.stop()
 
-    app = FastAPI(title="fledge", version=metadata.version("fledge"), lifespan=lifespan, docs_url=None, redoc_url=None)
+    version = metadata.version("fledge")
+    app = FastAPI(title="fledge", version=version, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service = service
     errors.install(app)
-
-    @app.get("/v1/models")
-    async def models_list(http: HTTPRequest) -> dict[str, object]:
-        """The models that can be asked for; the first is the default."""
-        shelf = service_of(http).shelf
-        cards = [card(name, place, shelf.created) for name, place in shelf.places.items()]
-        return {"object": "list", "data": [one | {"loaded": one["id"] in shelf.loaded} for one in cards]}
-
-    for router in ROUTERS:
-        app.include_router(router)
-    if any(WEB.iterdir()):
-        app.mount("/", StaticFiles(directory=WEB, html=True), name="web")
+    for router in FOR_USERS:
+        app.include_router(router, dependencies=[Depends(allow("user"))])
+    app.include_router(status.router)
+    for role, router in web_routers(config):
+        app.include_router(router, dependencies=[Depends(allow(role))] if role else [])
+    if config.cors:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=list(config.cors), allow_methods=["GET", "POST"], allow_headers=["*"]
+        )
+    app.add_middleware(Guard, service=service)
     return app

@@ -6,9 +6,10 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi import Request as HTTPRequest
 
-from fledge.generate.request import Request, Scored
+from fledge.generate.request import Request, Scored, Update
+from fledge.serve.answers import grammar_of
 from fledge.serve.errors import APIError
-from fledge.serve.generation import collected, event_stream, new_id, now, requests_of, sent, token_text, usage
+from fledge.serve.generation import Generation, new_id, now, requests_of, sent, token_text, usage
 from fledge.serve.schemas import CompletionRequest
 from fledge.serve.service import service_of
 from fledge.text.tokenizer import Tokenizer
@@ -23,7 +24,11 @@ async def completions(body: CompletionRequest, http: HTTPRequest) -> Any:
     service = service_of(http)
     if body.suffix:
         raise APIError(400, "this server continues text, it does not fill in: leave out suffix", param="suffix")
-    async with service.admitted(http, body.model) as served:
+    if (body.best_of or 1) > (body.n or 1):
+        raise APIError(400, "this server returns what it draws: best_of must not exceed n", param="best_of")
+    count = (body.n or 1) * prompt_count(body)
+    async with service.admitted(http, body.model, count) as generation:
+        served = generation.served
         tokenizer = served.assistant.tokenizer
         prompts = prompts_of(body, tokenizer)
         requests = requests_of(
@@ -34,64 +39,63 @@ async def completions(body: CompletionRequest, http: HTTPRequest) -> Any:
             DEFAULT,
             top_logprobs=body.logprobs or 0,
             prompt_logprobs=bool(body.echo and body.logprobs is not None) or body.max_tokens == 0,
+            grammar=grammar_of(body.response_format, served),
         )
-        stream = service.submit(http, served, requests)
+        await generation.begin(requests)
         head = {"id": new_id("cmpl"), "object": "text_completion", "created": now(), "model": body.model}
-        prompt = sum(map(len, prompts))
         if body.stream:
-            service.keep(http)
-            return event_stream(chunks(body, head, stream, requests, prompt, tokenizer, http))
-        try:
-            choices, cached = await collected(stream, http, len(requests))
-        finally:
-            stream.cancel()
-        answers = []
-        for index, (choice, request) in enumerate(zip(choices, requests)):
-            said = tokenizer.decode(request.ids, skip_special=False) if body.echo else ""
-            tokens = [*((choice.prompt or []) if body.echo else []), *choice.tokens]
-            answers.append(
+            return generation.streamed(chunks(body, head, generation, requests, tokenizer))
+        found: list[tuple[int, Update]] = []
+        await generation.collect(aiter(generation.stream), found)
+        choices = []
+        for index, request in enumerate(requests):
+            updates = [update for choice, update in found if choice == index]
+            tokens = [scored for update in updates for scored in update.tokens]
+            said = "".join(update.text for update in updates)
+            if body.echo:
+                said = tokenizer.decode(request.ids, skip_special=False) + said
+                tokens = [*(updates[0].prompt or []), *tokens]
+            choices.append(
                 {
                     "index": index,
-                    "text": said + choice.text,
-                    "finish_reason": choice.finish,
+                    "text": said,
+                    "finish_reason": updates[-1].finish,
                     "logprobs": logprobs_of(tokens, tokenizer, 0) if body.logprobs is not None else None,
                 }
             )
-        counts = usage(prompt, sum(len(choice.tokens) for choice in choices), cached)
-        return head | {"choices": answers, "usage": counts}
+        return head | {"choices": choices, "usage": usage(generation)}
 
 
 async def chunks(
     body: CompletionRequest,
     head: dict[str, Any],
-    stream: Any,
+    generation: Generation,
     requests: Sequence[Request],
-    prompt: int,
     tokenizer: Tokenizer,
-    http: HTTPRequest,
 ) -> AsyncIterator[bytes]:
     """The events of a streamed continuation."""
-    drawn = cached = 0
     offsets: dict[int, int] = {}
-    service = service_of(http)
-    try:
-        async for index, update in stream:
-            drawn += len(update.tokens)
-            cached += update.cached
-            text, tokens = update.text, update.tokens
-            if index not in offsets and body.echo:
-                text = tokenizer.decode(requests[index].ids, skip_special=False) + text
-                tokens = [*(update.prompt or []), *tokens]
-            start = offsets.setdefault(index, 0)
-            offsets[index] += sum(len(token_text(tokenizer, scored.token)[0]) for scored in tokens)
-            logprobs = logprobs_of(tokens, tokenizer, start) if body.logprobs is not None else None
-            choice = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": update.finish}
-            yield sent(head | {"choices": [choice]})
-        if body.stream_options and body.stream_options.include_usage:
-            yield sent(head | {"choices": [], "usage": usage(prompt, drawn, cached)})
-    finally:
-        stream.cancel()
-        service.release(http)
+    counted = bool(body.stream_options and body.stream_options.include_usage)
+    async for index, update in generation.stream:
+        text, tokens = update.text, update.tokens
+        if index not in offsets and body.echo:
+            text = tokenizer.decode(requests[index].ids, skip_special=False) + text
+            tokens = [*(update.prompt or []), *tokens]
+        start = offsets.setdefault(index, 0)
+        logprobs = None
+        if body.logprobs is not None:
+            logprobs = logprobs_of(tokens, tokenizer, start)
+            offsets[index] += sum(map(len, logprobs["tokens"]))
+        choice = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": update.finish}
+        yield sent(head | {"choices": [choice]})
+    if counted:
+        yield sent(head | {"choices": [], "usage": usage(generation)})
+
+
+def prompt_count(body: CompletionRequest) -> int:
+    """How many prompts there are."""
+    given: Any = body.prompt
+    return 1 if isinstance(given, str) or not given or isinstance(given[0], int) else len(given)
 
 
 def prompts_of(body: CompletionRequest, tokenizer: Tokenizer) -> list[list[int]]:
@@ -105,8 +109,6 @@ def prompts_of(body: CompletionRequest, tokenizer: Tokenizer) -> list[list[int]]
         if any(not 0 <= token < tokenizer.vocab_size for token in ids):
             raise APIError(400, f"the vocabulary has {tokenizer.vocab_size} tokens", param="prompt")
         found.append(ids or [tokenizer.document_id])
-    if len(found) > 128:
-        raise APIError(400, f"{len(found)} prompts in one request; 128 are allowed", param="prompt")
     return found
 
 

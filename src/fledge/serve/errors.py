@@ -1,5 +1,6 @@
 """Failures as OpenAI's clients expect them: `{"error": {"message", "type", "param", "code"}}` and the right status."""
 
+import re
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -9,6 +10,7 @@ from starlette.exceptions import HTTPException
 
 from fledge.core.errors import FledgeError
 
+OUT_OF_MEMORY = re.compile("not enough memory|out of memory|(can't|cannot) allocate memory", re.IGNORECASE)
 TYPES = {
     401: "authentication_error",
     403: "permission_error",
@@ -34,6 +36,11 @@ class APIError(Exception):
         super().__init__(message)
         self.status, self.message, self.code, self.param, self.retry_after = status, message, code, param, retry_after
 
+    def headers(self) -> dict[str, str]:
+        """The headers of the answer."""
+        wait = {} if self.retry_after is None else {"Retry-After": str(max(1, round(self.retry_after)))}
+        return wait | ({"WWW-Authenticate": "Bearer"} if self.status == 401 else {})
+
     def body(self) -> dict[str, Any]:
         """The JSON of the answer."""
         return error_body(self.status, self.message, self.code, self.param)
@@ -45,25 +52,27 @@ def error_body(status: int, message: str, code: str | None = None, param: str | 
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
-def as_api_error(error: FledgeError) -> APIError:
-    """A failure that is the caller's to mend."""
-    text = error.message + (f": {error.remedy}" if error.remedy else "")
-    too_long = "context" in error.message and "tokens" in error.message
-    return APIError(400, text, code="context_length_exceeded" if too_long else None)
+def as_api_error(error: Exception) -> APIError:
+    """Any failure as an answer: the caller's to mend (400), no memory (503), or ours (500)."""
+    if isinstance(error, APIError):
+        return error
+    if isinstance(error, FledgeError):
+        text = error.message + (f": {error.remedy}" if error.remedy else "")
+        return APIError(400, text)
+    if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error)):
+        return APIError(503, "the server has no memory for this now", code="out_of_memory", retry_after=10)
+    return APIError(500, f"the server failed: {type(error).__name__}")
 
 
 def install(app: FastAPI) -> None:
     """Answer every failure in OpenAI's shape."""
 
-    @app.exception_handler(APIError)
-    async def api_error(_: Request, error: APIError) -> JSONResponse:
-        headers = {} if error.retry_after is None else {"Retry-After": str(max(1, round(error.retry_after)))}
-        return JSONResponse(error.body(), error.status, headers=headers)
-
-    @app.exception_handler(FledgeError)
-    async def fledge_error(_: Request, error: FledgeError) -> JSONResponse:
+    async def answer(_: Request, error: Exception) -> JSONResponse:
         found = as_api_error(error)
-        return JSONResponse(found.body(), found.status)
+        return JSONResponse(found.body(), found.status, headers=found.headers())
+
+    for kind in (APIError, FledgeError, Exception):
+        app.add_exception_handler(kind, answer)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
@@ -75,7 +84,3 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http(_: Request, error: HTTPException) -> JSONResponse:
         return JSONResponse(error_body(error.status_code, str(error.detail)), error.status_code, headers=error.headers)
-
-    @app.exception_handler(Exception)
-    async def unexpected(_: Request, error: Exception) -> JSONResponse:
-        return JSONResponse(error_body(500, f"the server failed: {type(error).__name__}"), 500)

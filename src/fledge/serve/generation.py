@@ -4,31 +4,134 @@ import asyncio
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastapi import Request as HTTPRequest
 from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
-from fledge.core.errors import FledgeError
-from fledge.generate.request import Request, Scored
+from fledge.generate.request import Request, Update
 from fledge.generate.sampling import Sampling
-from fledge.serve.errors import APIError, as_api_error, error_body
+from fledge.serve.errors import APIError, as_api_error
 from fledge.serve.schemas import Drawing
 from fledge.serve.shelf import Served
 from fledge.serve.worker import Stream
 from fledge.text.tokenizer import Tokenizer
 
+if TYPE_CHECKING:
+    from fledge.serve.service import Service
 
-@dataclass
-class Choice:
-    """One answer as it grows."""
+T = TypeVar("T")
 
-    text: str = ""
-    tokens: list[Scored] = field(default_factory=list)
-    prompt: list[Scored] | None = None
-    finish: str | None = None
+
+class Generation:
+    """One HTTP request's answers: admitted, begun, read whole or streamed, and always closed.
+
+    `stream` gives (choice, update) as they come; `prompt`, `drawn` and `cached` count tokens.
+    """
+
+    def __init__(self, service: "Service", served: Served, http: HTTPRequest, count: int) -> None:
+        self.service, self.served, self.http, self.count = service, served, http, count
+        self.prompt = self.drawn = self.cached = 0
+        self.began, self.first = time.monotonic(), 0.0
+        self.opened: Stream | None = None
+        self.closed = self.handed = False
+
+    @property
+    def stream(self) -> Stream:
+        """The updates."""
+        assert self.opened is not None
+        return self.opened
+
+    async def begin(self, requests: Sequence[Request]) -> None:
+        """Queue the requests and wait until the first token is there, so that what fails before has its status.
+
+        Raises APIError 503 if that takes longer than `queue_seconds`.
+        """
+        config = self.service.config
+        self.prompt = sum(len(ids) for ids in {id(request.ids): request.ids for request in requests}.values())
+        self.opened = self.service.worker.submit(self.served.engine, requests, self.service.client(self.http))
+        self.opened.on_update = self._count
+        try:
+            async with asyncio.timeout(config.queue_seconds):
+                await while_connected(self.http, self.stream.ready())
+        except TimeoutError:
+            raise APIError(
+                503, "the server is too busy to begin this answer in time", code="overloaded", retry_after=5
+            ) from None
+        self.stream.expire_in(config.request_seconds)
+
+    def _count(self, update: Update) -> None:
+        if not self.first:
+            self.first = time.monotonic()
+            self.service.metrics.began(self.served.name, self.first - self.began)
+        self.drawn += len(update.tokens)
+        self.cached += update.cached
+
+    async def collect(self, items: AsyncIterator[T], into: list[T]) -> None:
+        """All items; if the client leaves, so do we."""
+
+        async def read() -> None:
+            async for item in items:
+                into.append(item)
+
+        await while_connected(self.http, read())
+
+    def streamed(self, chunks: AsyncIterator[bytes], done: bool = True) -> "Events":
+        """A response of server-sent events, which closes this when it ends, however it ends."""
+        self.handed = True
+        return Events(self, chunks, done)
+
+    def close(self) -> None:
+        """Stop what still runs and free the place."""
+        if not self.closed:
+            self.closed = True
+            if self.opened is not None:
+                self.opened.cancel()
+            self.service.release(self)
+
+
+class Events(StreamingResponse):
+    """Server-sent events; what fails after the beginning becomes an event too."""
+
+    def __init__(self, generation: Generation, chunks: AsyncIterator[bytes], done: bool) -> None:
+        async def guarded() -> AsyncIterator[bytes]:
+            try:
+                async for chunk in chunks:
+                    yield chunk
+            except Exception as error:
+                yield sent(as_api_error(error).body())
+            if done:
+                yield b"data: [DONE]\n\n"
+
+        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        super().__init__(guarded(), media_type="text/event-stream", headers=headers)
+        self.generation = generation
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self.generation.close()
+
+
+async def while_connected(http: HTTPRequest, work: Coroutine[Any, Any, None]) -> None:
+    """Run `work`, or stop it when the client has gone (and nobody will read the answer)."""
+
+    async def gone() -> None:
+        while (await http.receive())["type"] != "http.disconnect":
+            pass
+
+    tasks = [asyncio.ensure_future(work), asyncio.ensure_future(gone())]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if not tasks[0].done():
+            raise APIError(499, "the client has gone")
+        tasks[0].result()
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 def sampling_of(body: Drawing) -> Sampling:
@@ -83,13 +186,14 @@ def requests_of(
     return found
 
 
-def usage(prompt: int, completion: int, cached: int) -> dict[str, Any]:
+def usage(generation: "Generation") -> dict[str, Any]:
     """OpenAI's counts of tokens."""
     return {
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "total_tokens": prompt + completion,
-        "prompt_tokens_details": {"cached_tokens": cached},
+        "prompt_tokens": generation.prompt,
+        "completion_tokens": generation.drawn,
+        "total_tokens": generation.prompt + generation.drawn,
+        "prompt_tokens_details": {"cached_tokens": min(generation.cached, generation.prompt)},
+        "completion_tokens_details": {"reasoning_tokens": 0},
     }
 
 
@@ -99,65 +203,9 @@ def token_text(tokenizer: Tokenizer, token: int) -> tuple[str, list[int]]:
     return found.decode("utf-8", "replace"), list(found)
 
 
-async def collected(stream: Stream, http: HTTPRequest, count: int) -> tuple[list[Choice], int]:
-    """All choices when they are done, and how many prompt tokens were cached. If the client leaves, so do we."""
-    choices = [Choice() for _ in range(count)]
-    cached = 0
-
-    async def read() -> None:
-        nonlocal cached
-        async for index, update in stream:
-            choice = choices[index]
-            choice.text += update.text
-            choice.tokens += update.tokens
-            choice.prompt = update.prompt or choice.prompt
-            choice.finish = update.finish
-            cached += update.cached
-
-    await while_connected(http, read)
-    return choices, cached
-
-
-async def while_connected(http: HTTPRequest, work: Callable[[], Awaitable[None]]) -> None:
-    """Run `work`, or stop it when the client has gone."""
-
-    async def gone() -> None:
-        while (await http.receive())["type"] != "http.disconnect":
-            pass
-
-    tasks = [asyncio.ensure_future(work()), asyncio.ensure_future(gone())]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        if not tasks[0].done():
-            raise APIError(499, "the client has gone")
-        tasks[0].result()
-    finally:
-        for task in tasks:
-            task.cancel()
-
-
 def sent(data: Any) -> bytes:
     """One server-sent event."""
     return b"data: " + json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n\n"
-
-
-def event_stream(chunks: AsyncIterator[bytes]) -> StreamingResponse:
-    """A response of server-sent events; what fails after its beginning becomes an event too."""
-
-    async def guarded() -> AsyncIterator[bytes]:
-        try:
-            async for chunk in chunks:
-                yield chunk
-        except APIError as error:
-            yield sent(error.body())
-        except FledgeError as error:
-            yield sent(as_api_error(error).body())
-        except Exception as error:
-            yield sent(error_body(500, f"the server failed: {type(error).__name__}"))
-        yield b"data: [DONE]\n\n"
-
-    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-    return StreamingResponse(guarded(), media_type="text/event-stream", headers=headers)
 
 
 def now() -> int:

@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from fledge.checkpoint.directory import read_config
 from fledge.core.device import free_memory, pick_device, pick_dtype, release_memory
 from fledge.core.errors import FledgeError
 from fledge.generate.assistant import STEPS, Assistant, find_model, load
+from fledge.generate.grammar import Grammars
 from fledge.generate.live import LiveEngine
 from fledge.serve.config import ServeConfig
 from fledge.serve.errors import APIError
@@ -30,6 +32,11 @@ class Served:
     size: int
     active: int = 0
     used: float = field(default_factory=time.monotonic)
+
+    @cached_property
+    def grammars(self) -> Grammars:
+        """Makes grammars for the model's tokenizer."""
+        return Grammars(self.assistant.tokenizer)
 
 
 class Shelf:

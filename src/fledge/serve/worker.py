@@ -17,26 +17,54 @@ class Stream:
     """The updates of one or several requests, as they come: `async for index, update in stream`."""
 
     def __init__(self, worker: "Worker", engine: LiveEngine, count: int) -> None:
-        self.worker, self.engine, self.open = worker, engine, count
+        self.worker, self.engine, self.open, self.count = worker, engine, count, count
         self.loop = asyncio.get_running_loop()
         self.queue: asyncio.Queue[tuple[int, Update] | Exception] = asyncio.Queue()
         self.tickets: dict[int, int] = {}  # of the worker's thread
-        self.started = False
+        self.held: tuple[int, Update] | None = None
+        self.over: set[int] = set()
+        self.cut = False  # cancelled before its end
+        self.on_update: Callable[[Update], None] = lambda update: None
+        self.timer: asyncio.TimerHandle | None = None
+
+    async def ready(self) -> None:
+        """Wait for the first update; it stays to be read."""
+        if self.held is None:
+            self.held = await self._next()
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, Update]]:
         while self.open:
-            item = await self.queue.get()
-            if isinstance(item, Exception):
-                raise item
-            self.started = True
+            item, self.held = self.held or await self._next(), None
             if item[1].finish:
+                self.over.add(item[0])
                 self.open -= 1
+            self.on_update(item[1])
             yield item
+        if self.timer:
+            self.timer.cancel()
+
+    async def _next(self) -> tuple[int, Update]:
+        item = await self.queue.get()
+        if isinstance(item, Exception):
+            raise item
+        return item
+
+    def expire_in(self, seconds: float) -> None:
+        """End what is not over by then, as if it had reached its length."""
+        self.timer = self.loop.call_later(seconds, self._expire)
+
+    def _expire(self) -> None:
+        self.worker.do(lambda: self.worker.drop(self))
+        for index in range(self.count):
+            if index not in self.over:
+                self.queue.put_nowait((index, Update(0, finish="length")))
 
     def cancel(self) -> None:
         """Stop computing what nobody waits for."""
+        if self.timer:
+            self.timer.cancel()
         if self.open:
-            self.open = 0
+            self.open, self.cut = 0, True
             self.worker.do(lambda: self.worker.drop(self))
 
 

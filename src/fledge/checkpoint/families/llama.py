@@ -2,52 +2,30 @@
 
 from typing import Any
 
-from fledge.checkpoint.families.table import Family, Rule
-from fledge.core.errors import FledgeError
+from fledge.checkpoint.families.table import Family, HeadTable, Rule, linear
+from fledge.checkpoint.families.words import activation_for, activation_of, read_rope, write_rope
 from fledge.model.config import ModelConfig
 
-ACTIVATIONS = {"silu": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu"}
-
-BACKBONE: tuple[Rule, ...] = (
-    ("backbone.embedding.weight", ("model.embed_tokens.weight",)),
-    ("backbone.norm.weight", ("model.norm.weight",)),
-    ("head.weight", ("lm_head.weight",)),
-    ("score.weight", ("score.weight",)),
-)
+LAYER, BLOCK = "{p}layers.{i}", "backbone.blocks.{i}"
+HEAD = Rule("head.weight", ("lm_head.weight",))
+SCORE = linear("score", "score")
 
 
-def projections(kind: str) -> tuple[Rule, ...]:
-    """The rules of a block's projections: weights or biases."""
-    attention, mlp = "model.layers.{i}.self_attn.", "model.layers.{i}.mlp."
-    ours = "backbone.blocks.{i}."
-    return (
-        (f"{ours}attention.qkv.{kind}", tuple(f"{attention}{part}_proj.{kind}" for part in "qkv")),
-        (f"{ours}attention.out.{kind}", (f"{attention}o_proj.{kind}",)),
-        (f"{ours}feedforward.gate_up.{kind}", (f"{mlp}gate_proj.{kind}", f"{mlp}up_proj.{kind}")),
-        (f"{ours}feedforward.down.{kind}", (f"{mlp}down_proj.{kind}",)),
-    )
-
-
-BLOCK: tuple[Rule, ...] = (
-    ("backbone.blocks.{i}.attention_norm.weight", ("model.layers.{i}.input_layernorm.weight",)),
-    ("backbone.blocks.{i}.feedforward_norm.weight", ("model.layers.{i}.post_attention_layernorm.weight",)),
-    *projections("weight"),
-    *projections("bias"),
-)
+def heads_of(name: str) -> dict[str, HeadTable]:
+    """The heads of a decoder family whose classes are called `name`For…."""
+    return {
+        "language": HeadTable(f"{name}ForCausalLM", (HEAD,)),
+        "scalar": HeadTable(f"{name}ForSequenceClassification", SCORE),
+        "classifier": HeadTable(f"{name}ForSequenceClassification", SCORE),
+        "tokens": HeadTable(f"{name}ForTokenClassification", SCORE),
+        "embedding": HeadTable(f"{name}Model", prefix=""),
+    }
 
 
 def read(config: dict[str, Any]) -> dict[str, Any]:
     """The axes of a config.json."""
-    rope = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
-    kind = rope.setdefault("rope_type", rope.pop("type", "default"))
-    base = rope.pop("rope_theta", config.get("rope_theta", 10_000.0))
-    if kind == "llama3":
-        rope.setdefault("original_max_position_embeddings", config["max_position_embeddings"])
-    activation = config.get("hidden_act", "silu")
-    if activation not in ACTIVATIONS:
-        raise FledgeError(f"the activation '{activation}' is not known", f"known: {', '.join(ACTIVATIONS)}")
     bias, heads = bool(config.get("attention_bias", False)), config["num_attention_heads"]
-    return {
+    return read_rope(config) | {
         "vocab_size": config["vocab_size"],
         "width": config["hidden_size"],
         "layers": config["num_hidden_layers"],
@@ -61,18 +39,14 @@ def read(config: dict[str, Any]) -> dict[str, Any]:
         "qkv_bias": bias,
         "output_bias": bias,
         "feedforward_bias": bool(config.get("mlp_bias", False)),
-        "activation": ACTIVATIONS[activation],
-        "rope_base": base,
-        "rope_scaling": None if kind == "default" else rope,
+        "activation": activation_of(config.get("hidden_act", "silu")),
         "tied": bool(config.get("tie_word_embeddings", False)),
     }
 
 
 def write(config: ModelConfig) -> dict[str, Any]:
     """The config.json of these axes."""
-    names = {ours: theirs for theirs, ours in ACTIVATIONS.items()}
-    rope = {"rope_type": "default", **(config.rope_scaling or {}), "rope_theta": config.rope_base}
-    return {
+    return write_rope(config) | {
         "vocab_size": config.vocab_size,
         "hidden_size": config.width,
         "num_hidden_layers": config.layers,
@@ -85,19 +59,32 @@ def write(config: ModelConfig) -> dict[str, Any]:
         "attention_bias": config.qkv_bias,
         "attention_dropout": 0.0,
         "mlp_bias": config.feedforward_bias,
-        "hidden_act": names[config.activation],
-        "rope_theta": config.rope_base,
-        "rope_parameters": rope,
-        **({"rope_scaling": config.rope_scaling} if config.rope_scaling else {}),
+        "hidden_act": activation_for(config.activation),
         "tie_word_embeddings": config.tied,
     }
 
 
+ATTENTION = (
+    *linear(f"{BLOCK}.attention_norm", f"{LAYER}.input_layernorm"),
+    *linear(f"{BLOCK}.feedforward_norm", f"{LAYER}.post_attention_layernorm"),
+    *linear(f"{BLOCK}.attention.qkv", *(f"{LAYER}.self_attn.{part}_proj" for part in "qkv")),
+    *linear(f"{BLOCK}.attention.out", f"{LAYER}.self_attn.o_proj"),
+)
+
 LLAMA = Family(
     model_type="llama",
-    architectures={"language": "LlamaForCausalLM", "scalar": "LlamaForSequenceClassification"},
+    heads=heads_of("Llama"),
     read=read,
     write=write,
-    backbone=BACKBONE,
-    block=BLOCK,
+    prefix="model.",
+    backbone=(
+        Rule("backbone.embedding.weight", ("{p}embed_tokens.weight",)),
+        Rule("backbone.norm.weight", ("{p}norm.weight",)),
+    ),
+    block=(
+        *ATTENTION,
+        *linear(f"{BLOCK}.feedforward.gate_up", f"{LAYER}.mlp.gate_proj", f"{LAYER}.mlp.up_proj"),
+        *linear(f"{BLOCK}.feedforward.down", f"{LAYER}.mlp.down_proj"),
+    ),
+    ignored=(r"^lm_head\.weight$",),
 )
