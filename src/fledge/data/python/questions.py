@@ -34,7 +34,9 @@ class Plan(Config):
     held_out_names: float = 0.08  # share of names that no demonstration and no prompt asks about
     prompts_taught: int = 1  # prompts per taught name in a phrasing that has demonstrations
     prompts_forward: int = 2  # … in a phrasing that has none
-    prompts_reverse: float = 0.5  # share of taught names that are also asked for in reverse, in a phrasing that has none
+    prompts_reverse: float = (
+        0.5  # share of taught names that are also asked for in reverse, in a phrasing that has none
+    )
     prompts_follow_up: float = 0.1  # share of taught names that are also asked about in a running conversation
     prompts_invented: int = 450
     evaluate_forward: int = 300  # evaluation questions in held-out phrasings
