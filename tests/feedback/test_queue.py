@@ -102,8 +102,6 @@ def test_people_at_once_get_every_place_once(store: Store) -> None:
 
 def test_people_at_once_get_every_place_once_on_postgresql(postgres_url: str) -> None:
     store = Store.open(postgres_url)
-    with store.engine.begin() as connection:
-        connection.exec_driver_sql("DELETE FROM judgements")
     people_at_once(store)
     assert queue.undo(store, store.judgements()[-1].person) is not None
     assert len(store.judgements(["demonstration"])) == 11

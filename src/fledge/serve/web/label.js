@@ -19,8 +19,8 @@ const modes = h("div.segments", { role: "group", "aria-label": "What to do" }, M
 const me = h("input", { type: "text", value: kept.me, maxlength: 100, autocomplete: "name", placeholder: "anyone" });
 const [place, status, bar] = [h("div", { id: "task" }), h("p.about", { id: "progress", role: "status" }), h("div.meter", { role: "presentation" }, h("i"))];
 const failed = h("p.alert", { role: "alert", hidden: true });
-const keep = h("button.primary", { type: "button", id: "keep", on: { click: submit } }, "Keep and go on");
-const skip = h("button.button", { type: "button", id: "skip", on: { click: askWhy } }, "Skip…");
+const keep = h("button.primary", { type: "button", id: "keep", hidden: true, on: { click: submit } }, "Keep and go on");
+const skip = h("button.button", { type: "button", id: "skip", hidden: true, on: { click: askWhy } }, "Skip…");
 const undo = h("button.button", { type: "button", id: "undo", on: { click: takeBack } }, "Undo the last");
 const actions = h("div.row.actions", {}, keep, skip, undo);
 const guideline = h("details.card.guideline", { open: matchMedia("(min-width: 62rem)").matches });
@@ -83,6 +83,7 @@ async function send(kind, content) {
 }
 
 function submit() {
+  if (!state.view) return;
   const { content, doubt } = state.view.read();
   if (doubt && !keep.dataset.sure) {
     keep.dataset.sure = "yes";
