@@ -21,7 +21,7 @@ from fledge.core.device import pick_device, pick_dtype
 from fledge.core.errors import FledgeError
 from fledge.core.nouns import Conversation, Message
 from fledge.generate.engine import Engine
-from fledge.generate.packed import PackedModel, packed
+from fledge.generate.packed import PackedModel, can_be_packed, packed
 from fledge.generate.request import Completion, Request
 from fledge.generate.sampling import Sampling
 from fledge.model.config import ModelConfig
@@ -78,7 +78,7 @@ class Assistant:
     @torch.inference_mode()
     def logits(self, ids: Tensor) -> Tensor:
         """ids: int64 [B, T]. Returns what comes after each position, [B, T, V] float32."""
-        return self._language()(ids.to(self._device())).logits().float()
+        return self.language(ids.to(self._device())).logits().float()
 
     def generate(self, prompts: Sequence[Prompt], **options: Any) -> list[str]:
         """The answers to conversations, or the continuations of strings; options as in `complete`."""
@@ -104,9 +104,10 @@ class Assistant:
         return Engine(self.packed, self.tokenizer, max_batch=max_batch)
 
     @cached_property
-    def packed(self) -> PackedModel:
-        """The copy that generates, made when it is first needed."""
-        return packed(self._language(), next(self.model.parameters()).dtype)
+    def packed(self) -> LanguageModel | PackedModel:
+        """The copy that generates, made when it is first needed; the model itself if the copy does not know its shape."""
+        known = can_be_packed(self.config)
+        return packed(self.language, next(self.model.parameters()).dtype) if known else self.language
 
     def request(
         self,
@@ -184,7 +185,9 @@ class Assistant:
             )
         return ids
 
-    def _language(self) -> LanguageModel:
+    @property
+    def language(self) -> LanguageModel:
+        """The model, if it can write. Raises FledgeError for a reward model."""
         if not isinstance(self.model, LanguageModel):
             raise FledgeError(
                 "a reward model scores answers, it cannot write them", "load the policy, e.g. runs/NAME/ppo"
