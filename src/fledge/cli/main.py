@@ -19,6 +19,7 @@ from fledge.cli.chat import chat
 from fledge.cli.check import check
 from fledge.cli.generate import generate
 from fledge.cli.inspect import inspect
+from fledge.cli.objectives import objectives
 from fledge.cli.serve import keys_app, serve
 from fledge.core.errors import FledgeError, Stopped
 from fledge.stages import STAGES
@@ -160,6 +161,7 @@ app.command("generate")(generate)
 app.command("serve")(serve)
 app.add_typer(keys_app, name="keys")
 app.command("inspect")(inspect)
+app.command("objectives")(objectives)
 app.command("check")(check)
 
 

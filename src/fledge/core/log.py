@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,9 @@ from rich.progress import (
 from rich.table import Column, Table
 from rich.text import Text
 
-from fledge.core.files import disk_errors, write_text_atomic
+from fledge.core.files import disk_errors, write_json, write_text_atomic
+
+TELL = 2.0  # seconds
 
 
 class Log:
@@ -95,7 +98,7 @@ class Log:
         )
         with Progress(*columns, console=self.console, disable=self.quiet, refresh_per_second=4) as progress:
             task = progress.add_task(description, total=total, completed=done, shown="")
-            yield Bar(progress, task)
+            yield Bar(progress, task, self.directory)
 
 
 class Figures(TextColumn):
@@ -108,11 +111,13 @@ class Figures(TextColumn):
 
 
 class Bar:
-    """The handle of a running progress bar."""
+    """The handle of a running progress bar. Every TELL seconds it also writes `progress.json` for who watches."""
 
-    def __init__(self, progress: Progress, task: Any) -> None:
+    def __init__(self, progress: Progress, task: Any, directory: Path | None = None) -> None:
         self.progress = progress
         self.task = task
+        self.directory = directory
+        self.told = 0.0
 
     def update(self, n: int = 1, **shown: object) -> None:
         """Moves on by `n` and shows `key value` pairs behind the bar."""
@@ -121,6 +126,16 @@ class Bar:
             self.progress.update(self.task, advance=n, shown=text)
         else:
             self.progress.update(self.task, advance=n)
+        if self.directory and time.monotonic() - self.told > TELL:
+            self.told = time.monotonic()
+            task = self.progress.tasks[self.task]
+            state = {
+                "description": task.description,
+                "done": task.completed,
+                "total": task.total,
+                "left": task.time_remaining,
+            }
+            write_json(self.directory / "progress.json", state)
 
 
 def kept(line: str, step: int) -> bool:

@@ -21,7 +21,7 @@ from fledge.core.nouns import Document
 from fledge.data.packing import Example, Row, collate, pack
 from fledge.evaluate.calibration import BINS, bin_of, calibration_error, reliability
 from fledge.evaluate.statistics import Estimate, ratio
-from fledge.objectives.language import rows_per_chunk, supervised
+from fledge.objectives.language import projection, rows_per_chunk, supervised
 from fledge.objectives.loss import Projectable
 from fledge.text.tokenizer import Tokenizer
 
@@ -88,9 +88,9 @@ def measure_rows(model: nn.Module, rows: Sequence[Row], nats: np.ndarray, sums: 
 
 def predictions(output: Projectable, places: Tensor, targets: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """At each of N places (flat indices into [B·T]): -log p(target) in nats, the highest probability, was it right."""
-    hidden = output.hidden.flatten(0, 1)[places]
+    hidden, weight = projection(output, places)
     dtype = compute_dtype(hidden)
-    weight = output.weight.to(dtype)
+    weight = weight.to(dtype)
     found = torch.empty(3, len(targets), device=hidden.device)
     rows = rows_per_chunk(len(weight), hidden.device)
     for start in range(0, len(targets), rows):

@@ -12,22 +12,48 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
+from fledge.core.device import compute_dtype
 from fledge.model.cache import Cache
 from fledge.model.config import ModelConfig
 from fledge.model.feedforward import Routing
+from fledge.model.flex import Flexed, flex_attend, flexed, worth_flexing
 from fledge.model.normalise import Norm
 from fledge.model.positions import rotate_part
+from fledge.model.visibility import Visibility
 
+DENSE_UP_TO = {False: 2**26, True: 2**29}  # elements of a mask that are held at once, on a CPU and on a GPU
+PIECE = 2**23  # elements of a piece's mask
 PLAIN_UP_TO = 512  # keys: up to here plain attention in bfloat16 trains faster on a CPU than the fused kernel
 
 
 @dataclass(frozen=True)
 class Mask:
-    """What attention adds to its scores: `dense` [B,1|H,T,S], or None where plain causal or no bound is meant."""
+    """Who sees whom, in the form in which it costs least.
+
+    dense: what is added to the scores, [B,1|H,T,S]. Where that would be large, the rule itself: `pieces`, from which it
+    is made for some queries at a time, or `flexed`, for a GPU's own kernel. None of them: plain causal, or no bound.
+    """
 
     dense: Tensor | None
     causal: bool
+    pieces: Visibility | None = None
+    flexed: Flexed | None = None
+
+
+def mask_of(visible: Visibility, x: Tensor, heads: int, head_size: int) -> Mask:
+    """The mask of a rule for x [B,T,E], in the precision in which products with x are computed."""
+    if visible.trivial:
+        return Mask(None, visible.causal)
+    if worth_flexing(visible, x, head_size):
+        return Mask(None, False, flexed=flexed(visible, len(x), x.shape[1]))
+    if (
+        len(x) * x.shape[1] * visible.keys * (1 if visible.bias is None else heads)
+        > DENSE_UP_TO[x.device.type == "cuda"]
+    ):
+        return Mask(None, False, pieces=visible)
+    return Mask(visible.mask(compute_dtype(x)), visible.causal)
 
 
 @dataclass(frozen=True)
@@ -141,6 +167,10 @@ class CrossAttention(nn.Module):
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float | None = None) -> Tensor:
     """q [B,H,T,D] over k, v [B,Hkv,S,D] → [B,H,T,D]."""
+    if mask.flexed is not None:
+        return flex_attend(q, k, v, mask.flexed, scale)
+    if mask.pieces is not None:
+        return attend_by_pieces(q, k, v, mask.pieces, scale)
     groups, added = q.shape[1] // k.shape[1], mask.dense
     trains_in_bfloat16 = q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled()
     if added is None or not trains_in_bfloat16 or k.shape[2] > PLAIN_UP_TO:
@@ -150,3 +180,22 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float | None = No
         k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
     scores = (q * (1 / math.sqrt(q.shape[-1]) if scale is None else scale)) @ k.transpose(2, 3)
     return torch.softmax(scores.add_(added), -1, dtype=scores.dtype) @ v
+
+
+def attend_by_pieces(q: Tensor, k: Tensor, v: Tensor, visible: Visibility, scale: float | None) -> Tensor:
+    """`attend` for some queries at a time, each with a mask of its own that is made again in the backward pass: memory
+    grows with the length, not with its square."""
+    heads = 1 if visible.bias is None else q.shape[1]
+    rows = max(1, PIECE // (len(q) * heads * visible.keys))
+
+    def piece(q: Tensor, k: Tensor, v: Tensor, part: slice) -> Tensor:
+        return attend(q, k, v, Mask(visible.mask(q.dtype, part), False), scale)
+
+    found = []
+    for start in range(0, q.shape[2], rows):
+        part = slice(start, start + rows)
+        if torch.is_grad_enabled():
+            found.append(checkpoint(piece, q[:, :, part], k, v, part, use_reentrant=False))
+        else:
+            found.append(piece(q[:, :, part], k, v, part))
+    return torch.cat(found, 2)

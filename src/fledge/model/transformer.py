@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from fledge.core.device import compute_dtype
-from fledge.model.attention import Attention, CrossAttention, Mask, Memory, Surroundings
+from fledge.model.attention import Attention, CrossAttention, Mask, Memory, Surroundings, mask_of
 from fledge.model.cache import Cache
 from fledge.model.config import ModelConfig
 from fledge.model.feedforward import Experts, FeedForward, Routing, initial_std
@@ -135,7 +134,7 @@ class Stack(nn.Module):
         else:
             steps = torch.arange(time, device=x.device)
             visible = Visibility(steps, time, self.causal, window, documents, documents, prefix, order, bias)
-        return made(visible, x)
+        return mask_of(visible, x, self.config.heads, self.config.head_size)
 
 
 class Transformer(Stack):
@@ -293,9 +292,4 @@ class Transformer(Stack):
         steps = torch.arange(time, device=x.device)
         theirs = memory.documents
         visible = Visibility(steps, source, False, documents=documents, key_documents=theirs)
-        return made(visible, x)
-
-
-def made(visible: Visibility, x: Tensor) -> Mask:
-    """The mask of a rule, in the precision in which x is computed with."""
-    return Mask(None if visible.trivial else visible.mask(compute_dtype(x)), visible.causal)
+        return mask_of(visible, x, self.config.heads, self.config.head_size)

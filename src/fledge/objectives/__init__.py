@@ -1,8 +1,20 @@
 """Objectives: pure functions from a model's output and a batch to `Loss(sum, count, parts)`."""
 
+from fledge.objectives.detection import replaced_tokens
 from fledge.objectives.language import bits_per_byte, next_token, token_entropy, token_logprobs
 from fledge.objectives.loss import Loss
+from fledge.objectives.masked import masked_and_pair
 from fledge.objectives.policy import ppo
 from fledge.objectives.preference import ranking
 
-__all__ = ["Loss", "bits_per_byte", "next_token", "ppo", "ranking", "token_entropy", "token_logprobs"]
+__all__ = [
+    "Loss",
+    "bits_per_byte",
+    "masked_and_pair",
+    "next_token",
+    "ppo",
+    "ranking",
+    "replaced_tokens",
+    "token_entropy",
+    "token_logprobs",
+]

@@ -5,7 +5,7 @@ Only supervised positions are projected to the vocabulary, and in chunks: the lo
 computed twice; `token_logprobs`, whose gradient depends on what comes after it, computes each chunk again in the
 backward pass. Both follow autocast. `F.linear_cross_entropy` (torch 2.13) ignores autocast and is half as fast in
 bfloat16 on a CPU, and no faster in float32, so it is not used.
-Left out: label smoothing, z-loss, a bias on the projection.
+Left out: label smoothing, z-loss.
 
 Shapes: B batch, T time, E width, V vocabulary, N supervised positions.
 """
@@ -17,20 +17,20 @@ import torch
 from torch import Tensor
 
 from fledge.core.device import compute_dtype
-from fledge.objectives.loss import Loss, Projectable
+from fledge.objectives.loss import Biased, Loss, Projectable
 
 IGNORED = -100
 
 
 def next_token(output: Projectable, batch: dict[str, Tensor]) -> Loss:
-    """Cross-entropy in nats, summed over the positions whose target is not -100.
+    """Cross-entropy in nats, summed over the positions whose target is not -100 (the next token, or a hidden one).
 
     batch: targets [B,T]; optionally weights [B,T] ≥ 0 that multiply each position's loss, in which case the count
     is the sum of the weights.
     """
     places, labels = supervised(batch["targets"])
     weights = batch["weights"].flatten()[places].float() if "weights" in batch else None
-    total = summed_cross_entropy(output.hidden.flatten(0, 1)[places], output.weight, labels, weights)
+    total = summed_cross_entropy(*projection(output, places), labels, weights)
     count = weights.sum() if weights is not None else torch.tensor(float(len(labels)), device=total.device)
     return Loss(total, count)
 
@@ -49,8 +49,8 @@ def token_entropy(output: Projectable, targets: Tensor) -> Tensor:
 def logprobs_and_entropy(output: Projectable, targets: Tensor) -> tuple[Tensor, Tensor]:
     """log p(target) [B,T] with gradient, and the entropy in nats [B,T] without; both 0 where the target is -100."""
     places, labels = supervised(targets)
-    hidden = output.hidden.flatten(0, 1)[places]
-    logprobs, entropy = _TokenLogprobs.apply(hidden, output.weight, labels, compute_dtype(hidden))
+    hidden, weight = projection(output, places)
+    logprobs, entropy = _TokenLogprobs.apply(hidden, weight, labels, compute_dtype(hidden))
     blank = torch.zeros(targets.numel(), dtype=logprobs.dtype, device=logprobs.device)
     return (
         blank.index_put((places,), logprobs).view(targets.shape),
@@ -68,6 +68,18 @@ def supervised(targets: Tensor) -> tuple[Tensor, Tensor]:
     flat = targets.flatten()
     places = (flat != IGNORED).nonzero()[:, 0]
     return places, flat[places]
+
+
+def projection(output: Projectable, places: Tensor) -> tuple[Tensor, Tensor]:
+    """The hidden states [N,E] at flat places and the weight [V,E] that projects them to logits.
+
+    A bias is one more column of the weight, which meets one more dimension of ones.
+    """
+    hidden = output.hidden.flatten(0, 1)[places]
+    if not isinstance(output, Biased) or output.bias is None:
+        return hidden, output.weight
+    ones = hidden.new_ones(len(hidden), 1)
+    return torch.cat([hidden, ones], 1), torch.cat([output.weight, output.bias[:, None]], 1)
 
 
 def rows_per_chunk(vocabulary: int, device: torch.device) -> int:

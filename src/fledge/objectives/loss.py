@@ -48,6 +48,31 @@ class Projectable(Protocol):
     def weight(self) -> Tensor: ...
 
 
+@runtime_checkable
+class Biased(Protocol):
+    """A projection with a bias [V]; None where there is none."""
+
+    @property
+    def bias(self) -> Tensor | None: ...
+
+
+class Paired(Projectable, Protocol):
+    """The output of a model that also says whether the second text of each row belongs to the first: logits [B,2]."""
+
+    @property
+    def pair(self) -> Tensor | None: ...
+
+
+class Detecting(Protocol):
+    """The output of a generator and a discriminator: what the one predicts, and the other as a function of ids [B,T] to
+    logits [B,T,2] (kept, replaced)."""
+
+    @property
+    def generated(self) -> Projectable: ...
+
+    def detect(self, ids: Tensor, /) -> Tensor: ...
+
+
 class Valued(Protocol):
     """The output of a model with a scalar head: values [B,T]."""
 

@@ -110,7 +110,7 @@ def make(stage: str, config: Config, directory: Path, mark: str, log: Log) -> di
 def settle(work: Path, directory: Path) -> None:
     """Removes what only unfinished work needs and moves the artifact into place."""
     shutil.rmtree(work / "resume", ignore_errors=True)
-    for name in ("fingerprint", "seconds"):
+    for name in ("fingerprint", "seconds", "progress.json"):
         (work / name).unlink(missing_ok=True)
     install(work, directory)
 

@@ -12,6 +12,7 @@ from fledge.core.errors import FledgeError
 from fledge.serve import chat, completions, embeddings, errors, responses, status, tokens
 from fledge.serve.config import ServeConfig
 from fledge.serve.guard import LOOPBACK, Guard
+from fledge.serve.pages import web_routers
 from fledge.serve.service import Service, allow
 from fledge.serve.shelf import Shelf
 
@@ -44,6 +45,8 @@ def create_app(models: Sequence[str | Path], config: ServeConfig | None = None) 
     for router in FOR_USERS:
         app.include_router(router, dependencies=[Depends(allow("user"))])
     app.include_router(status.router)
+    for role, router in web_routers(config):
+        app.include_router(router, dependencies=[Depends(allow(role))] if role else [])
     if config.cors:
         app.add_middleware(
             CORSMiddleware, allow_origins=list(config.cors), allow_methods=["GET", "POST"], allow_headers=["*"]

@@ -15,8 +15,9 @@ class ServeConfig(Config):
     then it ends where it is. memory: bytes for all loaded models with their caches, 0 for 80 % of what is free at
     the start. dtype: float32, bfloat16, int8, or auto for what is fastest at no loss of quality. rate: requests a
     minute per key or address, 0 for no limit. cors: origins that browsers may call from; none by default. keys: the
-    file of API keys. runs: the folder of runs that the web app shows. audit: a file of one line of JSON per request,
-    without any text of it. draft: a small model with the same tokenizer for speculative decoding.
+    file of API keys. runs: the folder of runs that the web app shows. feedback: where judgements are kept, a file or a
+    database URL; by default feedback.db among the runs. audit: a file of one line of JSON per request, without any
+    text of it. draft: a small model with the same tokenizer for speculative decoding.
     """
 
     host: str = "127.0.0.1"
@@ -38,5 +39,6 @@ class ServeConfig(Config):
     cors: tuple[str, ...] = ()
     keys: Path | None = None
     runs: Path = Path("runs")
+    feedback: str = ""
     audit: Path | None = None
     draft: Path | None = None

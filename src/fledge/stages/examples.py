@@ -8,7 +8,7 @@ from rich.markup import escape
 
 from fledge.core.log import Log
 from fledge.core.nouns import Conversation, Document, Message
-from fledge.data.columns import to_documents
+from fledge.data.columns import Row, to_documents
 from fledge.data.packing import Example
 from fledge.data.readers import read
 from fledge.text.template import render
@@ -31,6 +31,23 @@ def document_examples(documents: Sequence[Document], tokenizer: Tokenizer) -> di
     for document, ids in zip(documents, tokenizer.encode_batch([d.text for d in documents]), strict=True):
         found.setdefault(document.kind or "text", []).append(Example.of(np.concatenate([mark, ids, mark])))
     return found
+
+
+def text_examples(documents: Sequence[Document], tokenizer: Tokenizer) -> dict[str, list[Example]]:
+    """Documents by kind without marks: what the objectives beside language modelling corrupt."""
+    found: dict[str, list[Example]] = {}
+    for document, ids in zip(documents, tokenizer.encode_batch([d.text for d in documents]), strict=True):
+        found.setdefault(document.kind or "text", []).append(Example.of(ids))
+    return found
+
+
+def translation_examples(rows: Sequence[Row], tokenizer: Tokenizer) -> dict[str, list[Example]]:
+    """Rows of source and target text, one after the other; only the target is supervised, which tells them apart."""
+    both = [tokenizer.encode_batch([row[side] for row in rows]) for side in ("source", "target")]
+    examples = [
+        Example(np.concatenate([a, b]), np.repeat([False, True], [len(a), len(b)])) for a, b in zip(*both, strict=True)
+    ]
+    return {"text": examples}
 
 
 def conversation_examples(conversations: Sequence[Conversation], tokenizer: Tokenizer) -> list[Example]:

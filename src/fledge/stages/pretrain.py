@@ -1,12 +1,14 @@
-"""Self-supervised pretraining: a decoder learns language by predicting the next token (arXiv:2005.14165).
+"""Self-supervised pretraining: a model learns language by an objective of the table in `objective`.
 
-Documents are cut into rows of `length` tokens, rows hold whole pieces that never see each other, and the mixture of
-kinds follows `weights` (default: as many tokens as there are). Held-out documents give bits per byte, which, unlike
-the loss, compares models of different vocabularies.
+The default is a decoder that predicts the next token (arXiv:2005.14165): documents are cut into rows of `length`
+tokens, rows hold whole pieces that never see each other. Other objectives corrupt windows of the text first
+(`data/corruption/`), on a model of the shape they need. The mixture of kinds follows `weights` (default: as many tokens
+as there are). Held-out documents give bits per byte of a language model, which, unlike the loss, compares models of
+different vocabularies, and the loss and accuracy of any other objective.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -15,24 +17,36 @@ from fledge.checkpoint.directory import save_model
 from fledge.core.device import pick_device
 from fledge.core.errors import FledgeError
 from fledge.core.log import Log
+from fledge.core.nouns import Document
+from fledge.data.corruption.sample import CorruptionConfig
+from fledge.data.labelled import parallel_rows
 from fledge.data.packing import Example
 from fledge.data.stream import Stream
 from fledge.evaluate.language import evaluate_language
-from fledge.model.config import ModelConfig
-from fledge.model.heads import build
-from fledge.objectives.language import next_token
-from fledge.stages.examples import document_examples, read_documents
+from fledge.evaluate.objective import measure_objective
+from fledge.model.config import ModelConfig, Shape
+from fledge.stages.examples import document_examples, read_documents, text_examples, translation_examples
+from fledge.stages.objective import Plan, plan_of
 from fledge.stages.preflight import check_contamination, check_length, check_memory
 from fledge.stages.session import Session, TrainConfig
 from fledge.text.tokenizer import Tokenizer
 
 
 class PretrainConfig(TrainConfig):
-    """`tokens` is the training budget; `depth` sizes the model (width 64·depth); `context` is its longest sequence."""
+    """`tokens` is the training budget; `depth` sizes the model (width 64·depth); `context` is its longest sequence.
+
+    objective: a name of docs/objectives.md, or several with weights ({span_mask: 1, infilling: 1}). shape: by default
+    the one that the objective needs. translations: a file whose lines translate those of `documents`.
+    """
 
     documents: Path
     tokenizer: Path
     heldout: Path | None = None
+    objective: str | dict[str, float] = "lm"
+    shape: Shape | Literal["auto"] = "auto"
+    corruption: CorruptionConfig = CorruptionConfig()
+    translations: Path | None = None
+    heldout_translations: Path | None = None
     depth: int = Field(4, gt=0)
     context: int = Field(512, gt=1)
     tokens: int = Field(2_000_000, gt=0)
@@ -42,21 +56,26 @@ class PretrainConfig(TrainConfig):
 
 
 def pretrain(config: PretrainConfig, out: Path, log: Log) -> dict[str, Any]:
-    """Writes a Hugging Face directory of a Qwen3-shaped decoder."""
+    """Writes a Hugging Face directory of the model that the objective trains: for detection, of the discriminator."""
     torch.manual_seed(config.seed)
     tokenizer = Tokenizer.load(config.tokenizer)
-    documents = read_documents(config.documents, log)
-    heldout = read_documents(config.heldout, log)[: config.evaluate_documents] if config.heldout else []
+    plan = plan_of(config.objective, config.shape, config.corruption, config.length, tokenizer)
+    documents, sources = read_texts(plan, config.documents, config.translations, tokenizer, log)
+    heldout, held = read_texts(
+        plan, config.heldout, config.heldout_translations, tokenizer, log, config.evaluate_documents
+    )
     check_contamination((d.text for d in documents), (d.text for d in heldout), "held-out documents")
-    sources = document_examples(documents, tokenizer)
+    plan.check_texts(sources)
 
     weights = mixture(config.weights, sources)
-    shape = ModelConfig.sized(config.depth, tokenizer.vocab_size, config.context)
+    common = plan.common
+    shape = ModelConfig.sized(config.depth, tokenizer.vocab_size, config.context, common.shape, head=common.head)
     device = pick_device(config.device)
     check_length(config.length, shape)
     stream = Stream(
-        sources, weights, config.length, config.rows_per_microbatch, config.microbatches, config.seed, split=True
-    )
+        sources, weights, config.length, config.rows_per_microbatch, config.microbatches, config.seed, split=True,
+        arrange=None if plan.plain else plan.rows,
+    )  # fmt: skip
     steps = max(1, config.tokens // stream.tokens_per_step)
     show_mixture(sources, weights, steps * stream.tokens_per_step, log)
     flops = steps * stream.tokens_per_step * shape.flops_per_token(config.length)
@@ -66,16 +85,21 @@ def pretrain(config: PretrainConfig, out: Path, log: Log) -> dict[str, Any]:
     )
     check_memory(shape, device, config.tokens_per_microbatch, config.length, copies=0, log=log)
 
-    model = build(shape).to(device)
+    model = plan.model(shape).to(device)
+    rows = [] if plan.plain else plan.heldout_rows(held)
     session = Session(config, model, stream, steps, out, log, "pretrain")
-    for step in session.fit(next_token):
+    for step in session.fit(common.loss):
         if heldout and (step.every(config.evaluate_every) or step.number + 1 == steps):
             with session.autocast():
-                measured = evaluate_language(model, tokenizer, heldout, length=config.length)
-            log.metrics(step.number + 1, bits_per_byte=measured.bits_per_byte.value)
-            session.watched = {"bits_per_byte": measured.bits_per_byte.value}
+                if plan.plain:
+                    measured = evaluate_language(model, tokenizer, heldout, length=config.length)
+                    session.watched = {"bits_per_byte": measured.bits_per_byte.value}
+                else:
+                    found = measure_objective(model, rows, common.loss, config.rows_per_microbatch)
+                    session.watched = {f"heldout_{name}": value for name, value in found.items()}
+            log.metrics(step.number + 1, **session.watched)
 
-    save_model(model, out, tokenizer=tokenizer)
+    save_model(plan.product(model), out, tokenizer=tokenizer)
     return {
         "parameters": shape.parameters(),
         "flops_per_token": shape.flops_per_token(config.length),
@@ -83,6 +107,20 @@ def pretrain(config: PretrainConfig, out: Path, log: Log) -> dict[str, Any]:
         **session.watched,
         **session.summary(),
     }
+
+
+def read_texts(
+    plan: Plan, path: Path | None, translations: Path | None, tokenizer: Tokenizer, log: Log, most: int | None = None
+) -> tuple[list[Document], dict[str, list[Example]]]:
+    """The first `most` documents of a path, with translations if there are any, and the same as examples by kind."""
+    if path is None:
+        return [], {}
+    if translations is not None:
+        rows = [row for row in parallel_rows(path, translations) if row["source"].strip() and row["target"].strip()]
+        texts = [Document(f"{row['source']}\n{row['target']}") for row in rows[:most]]
+        return texts, translation_examples(rows[:most], tokenizer)
+    documents = read_documents(path, log)[:most]
+    return documents, (document_examples if plan.plain else text_examples)(documents, tokenizer)
 
 
 def mixture(weights: dict[str, float], sources: dict[str, list[Example]]) -> dict[str, float]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from pydantic import Field
 
 from fledge.core.config import Config
 from fledge.data.corruption.marks import Marks
@@ -23,8 +24,8 @@ class CorruptionConfig(Config):
     """How much is corrupted. `share` of the tokens: by default what the objective's paper takes (MLM, span mask 15 %,
     text infilling 30 %, permutation 1/6). `mean_span` is the mean length of spans; `whole_words` masks whole words."""
 
-    share: float | None = None
-    mean_span: float = 3.0
+    share: float | None = Field(None, gt=0, lt=1)
+    mean_span: float = Field(3.0, gt=0)
     whole_words: bool = False
 
 

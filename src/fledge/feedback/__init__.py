@@ -1,0 +1,1 @@
+"""What people say about a model, kept for its training: demonstrations, rankings, ratings, corrections."""
