@@ -105,7 +105,7 @@ class Assistant:
 
     @cached_property
     def packed(self) -> LanguageModel | PackedModel:
-        """The copy that generates, made when it is first needed; the model itself if the copy does not know its shape."""
+        """The copy that generates, made when first needed; the model itself if the copy does not know its shape."""
         known = can_be_packed(self.config)
         return packed(self.language, next(self.model.parameters()).dtype) if known else self.language
 
