@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 LEVELS = 127
+VECTOR = 64
 STEPS = 63  # levels of an activation where the processor's 8-bit products saturate (no VNNI)
 
 
@@ -25,15 +26,18 @@ class Int8Linear:
         self.bias = None if bias is None else bias.detach().float()
         self.scale = (weight.detach().float().abs().amax(1) / LEVELS).clamp_min(1e-12)
         self.steps = LEVELS if full_range() else STEPS
+        # The last elements of a batch are rounded by other code than whole vectors: rows are whole vectors.
+        self.pad = -weight.shape[1] % VECTOR
+        weight = F.pad(weight.detach().float(), (0, self.pad))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             zeros = torch.zeros(len(weight), dtype=torch.int64)
-            rounded = torch.quantize_per_channel(weight.detach().float(), self.scale.double(), zeros, 0, torch.qint8)
+            rounded = torch.quantize_per_channel(weight, self.scale.double(), zeros, 0, torch.qint8)
             self.packed = torch.ops.quantized.linear_prepack(rounded, None)
 
     def __call__(self, x: Tensor) -> Tensor:
         """x [..., in] → [..., out] float32."""
-        x = x.float()
+        x = F.pad(x.float(), (0, self.pad)) if self.pad else x.float()
         largest = torch.linalg.vector_norm(x, math.inf, dim=-1, keepdim=True).clamp_min_(1e-30)
         linear = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default
         y = linear(x / largest, 1 / self.steps, self.steps, self.packed).mul_(largest)
