@@ -32,6 +32,12 @@ def opened_completion(page: Page) -> None:
     page.locator(".token").nth(2).click()
 
 
+def opened_inspection(page: Page) -> None:
+    expect(page.locator(".piece").first).to_be_visible()
+    page.click("#look")
+    expect(page.locator(".lens")).to_be_visible()
+
+
 def opened_run(page: Page) -> None:
     expect(page.locator(".step-view .chart").first).to_be_visible()
 
@@ -41,6 +47,7 @@ STATES: dict[str, Any] = {
     "/playground": lambda page: expect(page.locator(".model").first).to_be_visible(),
     "/playground#complete": opened_completion,
     "/playground#fewshot": lambda page: expect(page.locator(".model").first).to_be_visible(),
+    "/inspect": opened_inspection,
     "/runs#pydoc/ppo": opened_run,
 }
 

@@ -67,6 +67,8 @@ function draw() {
   detail.replaceChildren(heading(), h("section.card.lineage.scroll", { "aria-label": "Lineage", tabindex: "0" }, graph(state.run.steps, state.step, choose)), h("div.columns", {}, timeline(), stepView()));
   for (const id of opened) if (id && $(id)) $(id).open = true;
   if (inside) detail.querySelector(inside)?.focus();
+  const [frame, node] = [detail.querySelector(".lineage"), detail.querySelector(".node.chosen")];
+  if (node) frame.scrollLeft += node.getBoundingClientRect().left - frame.getBoundingClientRect().left - frame.clientWidth / 2;
 }
 
 /** Where the focus stands, so that it can be given back after a redraw. */

@@ -23,7 +23,7 @@ FILL = {"targets": IGNORED, "tags": IGNORED}
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class Encoded:
     """One row to be: `columns` [T] (ids always; those named source_* are [S]) and `values`, one number each."""
 
     columns: dict[str, np.ndarray]
@@ -35,7 +35,7 @@ class Sample:
         return len(self.columns["ids"]), len(self.columns.get("source_ids", ()))
 
 
-def collate_samples(samples: Sequence[Sample]) -> Batch:
+def collate_encoded(samples: Sequence[Encoded]) -> Batch:
     """Right-padded tensors: every column [B,T] or [B,S], every value [B], and positions and documents (0: padding)."""
     batch: Batch = {}
     for name in samples[0].columns:
@@ -57,7 +57,7 @@ def collate_samples(samples: Sequence[Sample]) -> Batch:
     return batch
 
 
-def by_length(samples: Sequence[Sample], order: Sequence[int], tokens: int) -> list[list[int]]:
+def by_length(samples: Sequence[Encoded], order: Sequence[int], tokens: int) -> list[list[int]]:
     """The indices in `order`, longest first, in groups of at most `tokens` padded tokens (or of one sample)."""
     groups: list[list[int]] = []
     width = height = 0
@@ -71,13 +71,13 @@ def by_length(samples: Sequence[Sample], order: Sequence[int], tokens: int) -> l
     return groups
 
 
-class SampleStream:
+class EncodedStream:
     """Iterates over steps, each a list of `microbatches` batches of at most `tokens` padded tokens."""
 
     between = True
     one_shape = False
 
-    def __init__(self, samples: Sequence[Sample], tokens: int, microbatches: int, seed: int) -> None:
+    def __init__(self, samples: Sequence[Encoded], tokens: int, microbatches: int, seed: int) -> None:
         longest = max((sum(sample.lengths) for sample in samples), default=0)
         if not samples:
             raise FledgeError("there is nothing to learn from", "check the data file and its columns")
@@ -114,7 +114,7 @@ class SampleStream:
         if self.step == len(self.plan):
             self.go_to(self.epoch + 1, 0)
         self.step += 1
-        return [collate_samples([self.samples[i] for i in group]) for group in self.plan[self.step - 1]]
+        return [collate_encoded([self.samples[i] for i in group]) for group in self.plan[self.step - 1]]
 
     def state(self) -> dict[str, Any]:
         """Where the stream stands, as JSON."""

@@ -1,0 +1,210 @@
+"""Who judges what next: a task is given to as many people as are wanted, and comes back if somebody leaves it.
+
+A person who comes back finds the task they had open, with the answers in the same order. Two people who ask at the
+same moment never both get the last place: giving is one transaction at a time.
+"""
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import func, select, text
+from sqlalchemy.orm import Session, aliased
+
+from fledge.core.errors import FledgeError
+from fledge.feedback.store import Store
+from fledge.feedback.tables import FLAGS, Assignment, Completion, Judgement, Prompt, Task
+
+LAPSE = timedelta(minutes=30)  # after which an open task may be given to somebody else
+GIVING = 7_205_760  # the number of PostgreSQL's advisory lock while a task is given
+MOST_ANSWERS = 9
+KIND_OF = {"demonstrate": "demonstration", "rank": "ranking"}
+
+
+@dataclass(frozen=True)
+class Given:
+    """A task in somebody's hands; `answers` are (number, text) in the order in which they are shown."""
+
+    task: int
+    kind: str
+    prompt: list[dict[str, str]]
+    answers: list[tuple[int, str]]
+
+
+def add_task(
+    store: Store,
+    kind: str,
+    prompt: Sequence[Mapping[str, Any]],
+    answers: Sequence[Mapping[str, Any]] = (),
+    *,
+    wanted: int = 1,
+    place: float = 0.0,
+    known: Sequence[float] | None = None,
+    source: str = "",
+) -> int:
+    """Adds a task and returns its number. `answers`: {text, model} each; `known`: their right ranks, if known."""
+    if kind not in KIND_OF:
+        raise FledgeError(f"unknown kind of task '{kind}'", "demonstrate or rank")
+    if kind == "rank" and not 2 <= len({answer["text"] for answer in answers}) <= MOST_ANSWERS:
+        raise FledgeError(f"a ranking needs 2 to {MOST_ANSWERS} different answers, not {len(answers)}")
+    prompt_id = store.prompt(prompt, source)
+    ids = [store.completion(prompt_id, answer["text"], answer.get("model", "")) for answer in answers]
+    ranks = [rank for _, rank in sorted(zip(ids, known, strict=True))] if known is not None else None
+    with store.session() as session:
+        task = Task(
+            kind=kind, prompt_id=prompt_id, completions=sorted(set(ids)), wanted=wanted, place=place, known=ranks
+        )
+        session.add(task)
+        session.flush()
+        return task.id
+
+
+def live(task: Any, person: Any) -> Any:
+    """Judgements of a person on a task that were not withdrawn."""
+    later = aliased(Judgement)
+    replaced = select(later.id).where(later.replaces == Judgement.id).exists()
+    return (
+        select(Judgement.id)
+        .where(Judgement.task_id == task, Judgement.person_id == person, Judgement.kind != "withdrawal", ~replaced)
+        .exists()
+    )
+
+
+def next_task(store: Store, person: str, kinds: Sequence[str] = tuple(KIND_OF)) -> Given | None:
+    """The task that the person has open, or the next one that wants somebody; None if there is none."""
+    person_id = store.person(person, "labeller")
+    with store.session() as session:
+        if session.get_bind().dialect.name == "postgresql":
+            session.execute(text(f"SELECT pg_advisory_xact_lock({GIVING})"))
+        mine = select(Assignment).join(Task).where(Assignment.person_id == person_id, Task.kind.in_(kinds))
+        open_mine = session.scalar(
+            mine.where(~live(Assignment.task_id, person_id)).order_by(Assignment.opened.desc()).limit(1)
+        )
+        if open_mine is not None:
+            open_mine.opened = datetime.now(UTC)
+            return given(session, open_mine)
+        busy = (
+            select(func.count(Assignment.id))
+            .where(
+                Assignment.task_id == Task.id,
+                live(Task.id, Assignment.person_id) | (Assignment.opened > datetime.now(UTC) - LAPSE),
+            )
+            .correlate(Task)
+            .scalar_subquery()
+        )
+        had = select(Assignment.id).where(Assignment.task_id == Task.id, Assignment.person_id == person_id).exists()
+        chosen = session.scalar(
+            select(Task).where(Task.kind.in_(kinds), busy < Task.wanted, ~had).order_by(Task.place, Task.id).limit(1)
+        )
+        if chosen is None:
+            return None
+        assignment = Assignment(task_id=chosen.id, person_id=person_id, seed=random.SystemRandom().randrange(2**31))
+        session.add(assignment)
+        session.flush()
+        return given(session, assignment)
+
+
+def given(session: Session, assignment: Assignment) -> Given:
+    """A task as it is shown to the person it is given to: answers shuffled, and nothing said about their models."""
+    task = session.get_one(Task, assignment.task_id)
+    prompt = session.get_one(Prompt, task.prompt_id)
+    rows = session.execute(select(Completion.id, Completion.text).where(Completion.id.in_(task.completions)))
+    answers = sorted((number, words) for number, words in rows)
+    random.Random(assignment.seed).shuffle(answers)
+    return Given(task.id, task.kind, prompt.messages, answers)
+
+
+def submit(
+    store: Store,
+    person: str,
+    task_id: int,
+    kind: str,
+    content: Mapping[str, Any],
+    *,
+    seconds: float = 0.0,
+    token: str = "",
+    guideline_id: int | None = None,
+) -> int:
+    """Keeps what a person says on a task that was given to them. Raises FledgeError for what does not fit it."""
+    person_id = store.person(person, "labeller")
+    with store.session() as session:
+        task = session.get(Task, task_id)
+        holds = select(Assignment.id).where(Assignment.task_id == task_id, Assignment.person_id == person_id)
+        if task is None or session.scalar(holds) is None:
+            raise FledgeError(f"task {task_id} was not given to {person}", "ask for the next task")
+    checked = check(task, kind, content)
+    return store.judge(
+        kind, task.prompt_id, person_id, checked, task_id=task_id, guideline_id=guideline_id, seconds=seconds,
+        token=token,
+    )  # fmt: skip
+
+
+def check(task: Task, kind: str, content: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of a judgement, if it fits the task."""
+    if kind == "skip":
+        return {"reason": str(content.get("reason", ""))[:1000]}
+    if kind != KIND_OF[task.kind]:
+        raise FledgeError(f"a {task.kind} task takes no {kind}")
+    if kind == "demonstration":
+        answer = str(content.get("answer", "")).strip()
+        if not answer:
+            raise FledgeError("the answer is empty", "write one, or skip the task")
+        return {
+            "answer": answer, "suggestion": str(content.get("suggestion", "")), "kept": float(content.get("kept", 0)),
+        }  # fmt: skip
+    shown, ranks = list(content.get("completions", [])), list(content.get("ranks", []))
+    if sorted(shown) != sorted(task.completions) or len(ranks) != len(shown):
+        raise FledgeError("a ranking gives each answer of the task a rank")
+    flags = {str(key): [flag for flag in found if flag in FLAGS] for key, found in content.get("flags", {}).items()}
+    quality = {str(key): int(value) for key, value in content.get("quality", {}).items() if 1 <= int(value) <= 7}
+    return {
+        "completions": shown, "ranks": [int(rank) for rank in ranks], "flags": flags, "quality": quality,
+        "note": str(content.get("note", ""))[:4000],
+    }  # fmt: skip
+
+
+def undo(store: Store, person: str) -> int | None:
+    """Withdraws the last judgement of a person on a task; the task is open again. Returns the task's number."""
+    person_id = store.person(person, "labeller")
+    with store.session() as session:
+        last = session.scalar(
+            select(Judgement)
+            .where(
+                Judgement.person_id == person_id,
+                Judgement.task_id.is_not(None),
+                Judgement.kind != "withdrawal",
+                Judgement.id.not_in(select(Judgement.replaces).where(Judgement.replaces.is_not(None))),
+            )
+            .order_by(Judgement.id.desc())
+            .limit(1)
+        )
+        if last is None:
+            return None
+        assignment = session.scalar(
+            select(Assignment).where(Assignment.task_id == last.task_id, Assignment.person_id == person_id)
+        )
+        if assignment is not None:
+            assignment.opened = datetime.now(UTC)
+    store.judge("withdrawal", last.prompt_id, person_id, {}, task_id=last.task_id, replaces=last.id)
+    return last.task_id
+
+
+def progress(store: Store, person: str) -> dict[str, int]:
+    """How many tasks the person has judged, and how many places are left that they could take."""
+    person_id = store.person(person, "labeller")
+    with store.session() as session:
+        done = session.scalar(
+            select(func.count(Assignment.id)).where(
+                Assignment.person_id == person_id, live(Assignment.task_id, person_id)
+            )
+        )
+        taken = (
+            select(func.count(Assignment.id))
+            .where(Assignment.task_id == Task.id, live(Task.id, Assignment.person_id))
+            .correlate(Task)
+            .scalar_subquery()
+        )
+        left = session.scalar(select(func.count(Task.id)).where(taken < Task.wanted, ~live(Task.id, person_id)))
+    return {"done": done or 0, "left": left or 0}
