@@ -72,6 +72,8 @@ def test_generate_with_beams_and_from_sources(models: Path) -> None:
     assert len(scores) == 3
     assert scores == sorted(scores, reverse=True)
     assert row["completion"] == row["candidates"][0]["text"]
+    (judged,) = call("generate", *common, "--beams", 3, "--judge", models / "encoder_decoder")
+    assert judged == row  # a model that agrees with itself changes nothing
     (drawn,) = call("generate", *common, "--temperature", 0)
     assert drawn["tokens"] <= 5
 

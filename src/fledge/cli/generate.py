@@ -40,6 +40,9 @@ def generate(
     beams: Annotated[int, typer.Option(min=0, help="Beam search with so many beams instead of drawing. 0: off.")] = 0,
     length_penalty: Annotated[float, typer.Option(help="Beams: power of the length a score is divided by.")] = 1.0,
     no_repeat_ngram: Annotated[int, typer.Option(min=0, help="Beams: no n-gram of this size twice. 0: off.")] = 0,
+    judge: Annotated[
+        Path | None, typer.Option(help="Beams: another model of the same vocabulary, to rank the texts with.")
+    ] = None,
     max_batch: Annotated[int, typer.Option(min=1, help="Prompts worked on at once.")] = 64,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
@@ -54,7 +57,8 @@ def generate(
     assistant = load(model, device=device, dtype=dtype)
     if beams:
         how = {"beams": beams, "length_penalty": length_penalty, "no_repeat_ngram": no_repeat_ngram}
-        for (_, content), found in zip(rows, assistant.nbest(asked, max_new_tokens or 64, **how)):
+        other = load(judge, device=device, dtype=dtype) if judge else None
+        for (_, content), found in zip(rows, assistant.nbest(asked, max_new_tokens or 64, other, **how)):
             candidates = [{"text": text, "score": score} for text, score in found]
             row = {"prompt": content, "completion": found[0][0] if found else "", "candidates": candidates}
             sys.stdout.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -27,6 +27,7 @@ from fledge.generate.engine import Engine
 from fledge.generate.packed import PackedModel, packed
 from fledge.generate.reading import Filled, embed, fill
 from fledge.generate.request import Completion, Request
+from fledge.generate.rerank import rerank, rescored
 from fledge.generate.sampling import Sampling
 from fledge.generate.sources import SourceEngine, nbest
 from fledge.model.config import ModelConfig
@@ -96,14 +97,24 @@ class Assistant:
         """What belongs where the texts say [MASK]."""
         return fill(self.model, self.tokenizer, texts, top=top)
 
-    def nbest(self, prompts: Sequence[Prompt], max_new_tokens: int = 64, **beam: Any) -> list[list[tuple[str, float]]]:
+    def nbest(
+        self, prompts: Sequence[Prompt], max_new_tokens: int = 64, judge: "Assistant | None" = None, **beam: Any
+    ) -> list[list[tuple[str, float]]]:
         """Of each prompt (or source) the best texts by beam search, with their scores; `beam`: the fields of
-        `BeamConfig`."""
-        ids = [self.encode(prompt) for prompt in prompts]
-        given = ([[*row, self.tokenizer.document_id] for row in ids], None) if self.reads_sources else (None, ids)
-        config = make_config(BeamConfig, beam, where="the beam options")
+        `BeamConfig`. With a `judge` of the same vocabulary, by the mean of what both models think."""
+        given, config = self._given(prompts), make_config(BeamConfig, beam, where="the beam options")
         lists = nbest(self._language(), self.tokenizer, *given, max_new_tokens=max_new_tokens, config=config)
+        if judge is not None:
+            if judge.tokenizer.vocabulary != self.tokenizer.vocabulary:
+                raise FledgeError("the judge has another vocabulary", "give a model with the same tokenizer")
+            other = rescored(judge._language(), judge.tokenizer, *judge._given(prompts), lists)
+            lists = rerank(lists, [other], length_penalty=config.length_penalty)
         return [[(self.tokenizer.decode(entry.ids), entry.score) for entry in found] for found in lists]
+
+    def _given(self, prompts: Sequence[Prompt]) -> tuple[list[list[int]] | None, list[list[int]] | None]:
+        """The prompts as `nbest` takes them: sources, or what is gone on from."""
+        ids = [self.encode(prompt) for prompt in prompts]
+        return ([[*row, self.tokenizer.document_id] for row in ids], None) if self.reads_sources else (None, ids)
 
     def translate(self, texts: Sequence[str], **options: Any) -> list[str]:
         """The best text for each source; options as in `nbest`."""
