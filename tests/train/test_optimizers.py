@@ -156,3 +156,27 @@ def test_it_learns(name: str) -> None:
         fit(model, batches, next_token, build(model, OptimizerConfig(name=name, learning_rate=0.02)), steps=60)
     )
     assert steps[-1].loss < 0.5 * steps[0].loss
+
+
+def test_each_experts_matrices_are_orthogonalised_alone() -> None:
+    """Gate and up of every expert, and its down: the singular values of the update are all alike."""
+    from fledge.model.config import ModelConfig
+    from fledge.model.heads import build as build_model
+
+    torch.manual_seed(0)
+    model = build_model(ModelConfig.sized(1, 30, 16, experts=3))
+    experts = model.backbone.blocks[0].feedforward
+    optimizer = build(model, OptimizerConfig(learning_rate=1.0, weight_decay=0.0))
+    before = {name: weight.detach().clone() for name, weight in (("up", experts.up), ("down", experts.down))}
+    gradient = torch.randn_like(experts.up)
+    experts.up.grad, experts.down.grad = gradient, torch.randn_like(experts.down)
+    optimizer.step()
+    hidden = experts.down.shape[2]
+    for expert in range(3):
+        change = (before["up"] - experts.up.detach())[expert]
+        for part, wanted in zip(change.split(hidden), gradient[expert].split(hidden)):
+            values = torch.linalg.svdvals(part)
+            assert values.max() < 1.7 * values.median()
+            assert (part * wanted).sum() > 0
+        down = torch.linalg.svdvals((before["down"] - experts.down.detach())[expert])
+        assert down.max() < 1.7 * down.median()

@@ -34,17 +34,26 @@ def save_state(directory: Path, state: dict[str, Any], step: int) -> None:
             shutil.rmtree(old)
 
 
-def load_state(directory: Path, say: Callable[[str], None] = lambda text: None) -> dict[str, Any] | None:
-    """The newest undamaged state, or None if there is none at all; `say` is told of each that was passed over.
+def load_state(
+    directory: Path,
+    say: Callable[[str], None] = lambda text: None,
+    accept: Callable[[dict[str, Any]], bool] = lambda state: True,
+) -> dict[str, Any] | None:
+    """The newest undamaged state that is accepted, or None if there is none; newer ones that are not are removed.
 
-    Raises FledgeError if all are damaged.
+    `say` is told of each damaged one that was passed over. Raises FledgeError if all are damaged.
     """
     states = saved(directory)
-    for path in reversed(states):
+    for path in reversed(saved(directory)):
         try:
-            return read_state(path)
-        except (FledgeError, OSError, safetensors.SafetensorError) as error:
+            state = read_state(path)
+        except (FledgeError, OSError, safetensors.SafetensorError, UnicodeDecodeError) as error:
             say(f"{path} is damaged ({str(error).splitlines()[0]}): passing over to the state before it")
+            continue
+        if accept(state):
+            return state
+        shutil.rmtree(path)
+        states.remove(path)
     if states:
         raise FledgeError(
             f"every saved state in {directory} is damaged", "delete it: the step starts again from its beginning"

@@ -20,6 +20,7 @@ from fledge.cli.check import check
 from fledge.cli.generate import generate
 from fledge.cli.inspect import inspect
 from fledge.cli.objectives import objectives
+from fledge.cli.proof import reproduce, verify
 from fledge.cli.reading import embed, fill
 from fledge.cli.serve import keys_app, serve
 from fledge.core.errors import FledgeError, Stopped
@@ -166,6 +167,8 @@ app.add_typer(keys_app, name="keys")
 app.command("inspect")(inspect)
 app.command("objectives")(objectives)
 app.command("check")(check)
+app.command("verify")(verify)
+app.command("reproduce")(reproduce)
 
 
 def run() -> None:

@@ -4,6 +4,7 @@ import ctypes
 import gc
 import os
 import platform
+import re
 import resource
 import sys
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -14,6 +15,8 @@ import psutil
 import torch
 
 from fledge.core.errors import FledgeError
+
+LEAST_MEMORY = 200 << 20  # bytes: with less left, the kernel may end the process at any moment
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -110,10 +113,26 @@ def reset_peak_memory() -> None:
 
 
 def free_memory(device: torch.device) -> int:
-    """Memory that can still be taken on `device`, in bytes."""
+    """Memory that can still be taken on `device`, in bytes; in a container no more than that may have."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return psutil.virtual_memory().available
+    return min(psutil.virtual_memory().available, container_memory())
+
+
+def container_memory(place: Path = Path("/sys/fs/cgroup")) -> int:
+    """What the container's limit leaves, in bytes: the file cache counts as free. Very much where there is none."""
+    try:
+        limit = int((place / "memory.max").read_text())
+        cached = re.search(r"^inactive_file (\d+)", (place / "memory.stat").read_text(), re.MULTILINE)
+        return limit - int((place / "memory.current").read_text()) + int(cached[1] if cached else 0)
+    except (OSError, ValueError):
+        return sys.maxsize
+
+
+def memory_is_running_out(least: int = LEAST_MEMORY) -> str:
+    """Says how little is left once it is less than `least` bytes, while there is still time to stop; else ''."""
+    free = free_memory(torch.device("cpu"))
+    return f"only {free / 2**20:,.0f} MiB of memory are free" if free < least else ""
 
 
 def environment() -> dict[str, str]:

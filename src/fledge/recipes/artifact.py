@@ -1,7 +1,8 @@
 """A step's artifact: a directory that is whole or absent, with a fingerprint of the config and inputs it came from.
 
 A stage works in a hidden directory beside its final place. Interrupted, that directory stays and the same command
-goes on in it; finished, it is renamed into place with `artifact.json` (what made it) and `summary.json` (its figures).
+goes on in it; finished, it is renamed into place with `artifact.json` (what made it, and the checksums of its files)
+and `summary.json` (its figures). What a step reads from another artifact is compared with those checksums first.
 """
 
 import os
@@ -15,9 +16,11 @@ from typing import Any
 from fledge.core.config import Config
 from fledge.core.device import environment, peak_memory, release_memory, reset_peak_memory
 from fledge.core.errors import FledgeError
-from fledge.core.files import disk_errors, fingerprint, install, read_json, write_json, write_text_atomic
+from fledge.core.files import checksum, disk_errors, fingerprint, install, read_json, write_json, write_text_atomic
 from fledge.core.log import Log
 from fledge.stages import load_stage
+
+UNFINISHED = ("resume", "fingerprint", "seconds", "progress.json")  # what only unfinished work needs
 
 
 def outside_inputs(config: Config, run: Path | None = None) -> dict[str, Any]:
@@ -57,7 +60,7 @@ def stamped(directory: Path) -> str | None:
 def begun(directory: Path, mark: str) -> bool:
     """Whether unfinished work on the artifact of fingerprint `mark` lies beside `directory`."""
     path = work_of(directory) / "fingerprint"
-    return path.is_file() and path.read_text() == mark
+    return path.is_file() and path.read_bytes() == mark.encode()
 
 
 def work_of(directory: Path) -> Path:
@@ -84,6 +87,7 @@ def make(stage: str, config: Config, directory: Path, mark: str, log: Log) -> di
             shutil.rmtree(work, ignore_errors=True)
             work.mkdir(parents=True)
             write_text_atomic(work / "fingerprint", mark)
+        check_inputs(config)
         release_memory()
         reset_peak_memory()
         before, started = spent(work), time.monotonic()
@@ -101,24 +105,68 @@ def make(stage: str, config: Config, directory: Path, mark: str, log: Log) -> di
             "peak_memory": peak_memory(),
             "config": config.model_dump(mode="json"),
             "environment": environment(),
+            "files": checksums(work),
         }
         write_json(work / "artifact.json", artifact)
         settle(work, directory)
     return summary
 
 
+def checksums(work: Path) -> dict[str, str]:
+    """The sha256 of every file of a finished step."""
+    files = [file for file in sorted(work.rglob("*")) if file.is_file()]
+    names = {str(file.relative_to(work)): file for file in files}
+    return {name: checksum(file) for name, file in names.items() if name.split("/")[0] not in UNFINISHED}
+
+
+def damages(directory: Path) -> list[str]:
+    """What is wrong with the artifact in `directory`: missing or changed files, by the checksums it was made with."""
+    content = read_json(directory / "artifact.json")
+    files = content.get("files", {}) if isinstance(content, dict) else None
+    if not isinstance(files, dict):
+        return [f"{directory / 'artifact.json'} is damaged"]
+    found = []
+    for name, expected in files.items():
+        file = directory / name
+        if not file.is_file():
+            found.append(f"{file} is missing")
+        elif checksum(file) != expected:
+            found.append(f"{file} is damaged or was changed since it was made")
+    return found
+
+
+def check_inputs(config: Config) -> None:
+    """Refuses to read from an artifact whose files are not those that were made."""
+    for _, value in config:
+        values = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
+        for path in values:
+            if not isinstance(path, Path):
+                continue
+            artifact = next((p for p in (path, path.parent) if (p / "artifact.json").is_file()), None)
+            wrong = damages(artifact) if artifact else []
+            if artifact and wrong:
+                raise FledgeError(
+                    wrong[0],
+                    f"delete {artifact} and run the same command again: it is made anew; "
+                    "if the change was meant, copy the file elsewhere and name the copy",
+                )
+
+
 def settle(work: Path, directory: Path) -> None:
     """Removes what only unfinished work needs and moves the artifact into place."""
-    shutil.rmtree(work / "resume", ignore_errors=True)
-    for name in ("fingerprint", "seconds", "progress.json"):
-        (work / name).unlink(missing_ok=True)
+    for name in UNFINISHED:
+        shutil.rmtree(work / name, ignore_errors=True)
+        if (work / name).is_file():
+            (work / name).unlink()
     install(work, directory)
 
 
 def spent(work: Path) -> float:
     """Seconds that earlier, interrupted attempts took."""
-    path = work / "seconds"
-    return float(path.read_text()) if path.is_file() else 0.0
+    try:
+        return float((work / "seconds").read_text())
+    except (OSError, ValueError):
+        return 0.0
 
 
 def mark_of(stage: str, config: Config) -> str:

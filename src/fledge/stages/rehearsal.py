@@ -19,6 +19,7 @@ from fledge.core.log import Log
 from fledge.data.packing import IGNORED
 from fledge.data.rankings import RankedStream
 from fledge.data.stream import Stream
+from fledge.model.inputs import inputs
 from fledge.stages import load_stage
 from fledge.stages.session import Rehearsed, Session, TrainConfig
 from fledge.text.tokenizer import Tokenizer
@@ -125,7 +126,7 @@ def time_of(session: Session, loss: Callable[[Any, Batch], Any], batch: Batch) -
     for _ in range(2):
         began = time.perf_counter()
         with session.autocast():
-            found = loss(session.model(moved["ids"], moved["positions"], moved["documents"]), moved)
+            found = loss(session.model(**inputs(moved)), moved)
         found.sum.backward()
         float(found.sum.detach())
         seconds.append(time.perf_counter() - began)

@@ -16,24 +16,30 @@ from pydantic import Field
 from rich.markup import escape
 from torch import nn
 
-from fledge.checkpoint.resume import load_state, save_state
+from fledge.checkpoint.resume import load_state, save_state, saved
 from fledge.core.config import Config
-from fledge.core.device import autocast, pick_device, pick_dtype, rng_state, set_rng_state
+from fledge.core.device import autocast, memory_is_running_out, pick_device, pick_dtype, rng_state, set_rng_state
 from fledge.core.errors import FledgeError, Stopped
+from fledge.core.files import read_jsonl, write_jsonl
 from fledge.core.log import Log
-from fledge.core.stop import listen_for_stop
+from fledge.core.stop import Stop, listen_for_stop
 from fledge.objectives import Loss
-from fledge.train.loop import Step, fit
+from fledge.train.loop import Diverged, LossWatch, SpikeConfig, Step, fit
 from fledge.train.optimizers import OptimizerConfig
 from fledge.train.optimizers import build as build_optimizer
 from fledge.train.schedules import warmup_stable_decay
 
 Batch = dict[str, torch.Tensor]
+MEMORY_REMEDY = "free memory, or lower tokens_per_microbatch; then run the same command again to go on from there"
 WORTH_COMPILING = 1e13  # FLOPs: about half a minute of training on two cores
 
 
 class TrainConfig(Config):
-    """What training stages have in common. Sizes are tokens; `tokens_per_microbatch` is what fits in memory."""
+    """What training stages have in common. Sizes are tokens; `tokens_per_microbatch` is what fits in memory.
+
+    `rollbacks`: how often training may go back to before a loss that is no number or a spike, and leave the offending
+    steps out (they are written to skipped.jsonl), before it gives up.
+    """
 
     length: int = Field(256, gt=1)
     tokens_per_step: int = Field(8192, gt=0)
@@ -46,6 +52,7 @@ class TrainConfig(Config):
     log_every: int = 5
     device: str = "auto"
     dtype: str = "auto"
+    rollbacks: int = Field(2, ge=0)
     compile: Literal["auto", "always", "never"] = "auto"
     seed: int = 0
 
@@ -97,6 +104,9 @@ class Session:
         self.waited = 0.0
         self.tokens = 0
         self.watched: dict[str, float] = {}
+        self.record = out / "skipped.jsonl"
+        self.skipped = [(row["first"], row["last"]) for row in read_jsonl(self.record)] if self.record.exists() else []
+        self.watch = LossWatch(SpikeConfig())
         self.start = self.restore()
         self.saved_step = self.start
 
@@ -104,40 +114,96 @@ class Session:
         """Yields each finished step; saves on the way and when asked to stop (then raises Stopped)."""
         if self.log.rehearsal:
             raise Rehearsed(self, loss)
-        config = self.config
         model = self.compiled()
+        with listen_for_stop() as stop, self.log.progress(self.steps, self.label, self.start) as bar:
+            while True:
+                try:
+                    yield from self.until_it_diverges(model, loss, stop, bar)
+                    return
+                except Diverged as error:
+                    self.recover(error)
+                except Stopped:
+                    raise
+                except FledgeError as error:
+                    raise self.with_last_good_state(error) from error
+
+    def until_it_diverges(
+        self, model: nn.Module, loss: Callable[[Any, Batch], Loss], stop: Stop, bar: Any
+    ) -> Iterator[Step]:
+        """The steps from `start` on; the batches of those to be left out are drawn and dropped."""
+        config = self.config
 
         def schedule(step: int) -> float:
             return warmup_stable_decay(step, self.steps, config.warmup, config.decay)
 
         saved_at, told = time.monotonic(), False
-        with listen_for_stop() as stop, self.log.progress(self.steps, self.label, self.start) as bar:
-            stepping = fit(
+        for first, end in self.stretches():
+            for step in fit(
                 model, self.batches, loss, self.optimizer, schedule,
-                steps=self.steps, start=self.start, clip=config.clip, dtype=self.dtype,
-            )  # fmt: skip
-            try:
-                for step in stepping:
-                    self.note(step, bar)
-                    yield step
-                    due = time.monotonic() - saved_at > config.save_seconds
-                    if (due or stop.requested) and self.batches.between:
-                        self.save(step.number + 1)
-                        saved_at = time.monotonic()
-                    if stop.requested and not self.batches.between and not told:
+                steps=end, start=first, clip=config.clip, dtype=self.dtype, watch=self.watch,
+            ):  # fmt: skip
+                self.note(step, bar)
+                yield step
+                if not self.batches.between:
+                    if stop.requested and not told:
                         self.log.say("[yellow]stopping where it can be gone on from; Ctrl-C again stops at once[/]")
                         told = True
-                    if stop.requested and self.batches.between:
-                        raise Stopped(
-                            f"stopped after step {step.number + 1} of {self.steps}; saved up to step {self.saved_step}",
-                            "run the same command again to go on from there",
-                        )
-            except Stopped:
-                raise
-            except FledgeError as error:
-                last = f"the last good state is step {self.saved_step} in {self.resume_directory}"
-                where = last if self.saved_step else "nothing had been saved before"
-                raise FledgeError(f"{error.message}; {where}", error.remedy) from error
+                    continue
+                full = memory_is_running_out()
+                due = abs(time.monotonic() - saved_at) > config.save_seconds and not self.watch.high  # maybe a spike
+                if stop.requested or full or due:
+                    self.save(step.number + 1)
+                    saved_at = time.monotonic()
+                if full:
+                    raise FledgeError(f"stopped after step {step.number + 1} of {self.steps}: {full}", MEMORY_REMEDY)
+                if stop.requested:
+                    raise Stopped(
+                        f"stopped after step {step.number + 1} of {self.steps}; saved up to step {self.saved_step}",
+                        "run the same command again to go on from there",
+                    )
+
+    def stretches(self) -> Iterator[tuple[int, int]]:
+        """The ranges of steps to train, from `start` on."""
+        start = self.start
+        for first, last in sorted(self.skipped):
+            if first >= start:
+                yield start, first
+                for _ in range(first, last + 1):
+                    next(iter(self.batches), None)
+                start = last + 1
+        yield start, self.steps
+
+    def recover(self, error: Diverged) -> None:
+        """Notes the offending steps and goes back to before them; raises what happened once too often.
+
+        A step that is no number has not touched the weights: it is simply left out. After a spike the newest state
+        from before it is loaded.
+        """
+        touched = error.last > error.first
+        if len(self.skipped) >= self.config.rollbacks or (touched and not self.saved_before(error.first)):
+            raise self.with_last_good_state(error) from error
+        known = read_jsonl(self.record) if self.record.exists() else []
+        rows = [ids for batch in error.microbatches for ids in batch["ids"].tolist()]
+        found = {"first": error.first, "last": error.last, "reason": error.message, "ids_of_last": rows}
+        write_jsonl(self.record, [*known, found])
+        self.skipped.append((error.first, error.last))
+        self.optimizer.zero_grad()
+        self.start = self.restore() if touched else error.last + 1
+        steps = f"steps {error.first + 1} to {error.last + 1} are" if touched else f"step {error.first + 1} is"
+        self.log.say(
+            f"[yellow]{escape(error.message)}: {steps} left out and written to {self.record.name}; going on with step "
+            f"{self.start + 1} (this may happen {self.config.rollbacks} times)[/]"
+        )
+
+    def saved_before(self, step: int) -> bool:
+        """Whether a state exists that is no later than `step`."""
+        return any(int(path.name.removeprefix("step-")) <= step for path in saved(self.resume_directory))
+
+    def with_last_good_state(self, error: FledgeError) -> FledgeError:
+        """The error, which also says where one can go on from."""
+        last = f"the last good state is step {self.saved_step} in {self.resume_directory}"
+        where = last if self.saved_step else "nothing had been saved before"
+        return FledgeError(f"{error.message}; {where}", error.remedy)
 
     def compiled(self) -> nn.Module:
         """The model, compiled where that pays: batches of one shape, a compiler at hand, and long enough a job.
@@ -179,6 +245,8 @@ class Session:
             "optimizer": self.optimizer.state_dict(),
             "batches": self.batches.state(),
             "rng": rng_state(),
+            "watch": self.watch.state(),
+            "skipped": self.skipped,
             "figures": {"seconds": self.seconds, "waited": self.waited, "tokens": self.tokens, "watched": self.watched},
         }
         save_state(self.resume_directory, state, step)
@@ -186,13 +254,18 @@ class Session:
 
     def restore(self) -> int:
         """Loads the resume state, if there is one, and returns its step."""
-        state = load_state(self.resume_directory, lambda text: self.log.say(f"[yellow]{escape(text)}[/]"))
+
+        def sound(state: dict[str, Any]) -> bool:  # it has not trained on what is to be left out
+            return all(skip in state["skipped"] for skip in self.skipped if skip[0] < state["step"])
+
+        state = load_state(self.resume_directory, lambda text: self.log.say(f"[yellow]{escape(text)}[/]"), sound)
         if state is None:
             return 0
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.batches.load_state(state["batches"])
         set_rng_state(state["rng"])
+        self.watch.load_state(state["watch"])
         figures = state["figures"]
         self.seconds, self.waited, self.tokens = figures["seconds"], figures["waited"], figures["tokens"]
         self.watched = figures["watched"]
@@ -212,6 +285,7 @@ class Session:
             "device": str(self.device),
             "dtype": str(self.dtype).removeprefix("torch."),
             "seed": self.config.seed,
+            **({"skipped_steps": sum(last - first + 1 for first, last in self.skipped)} if self.skipped else {}),
         }
 
     def autocast(self) -> Any:

@@ -37,6 +37,16 @@ class Optimizer(Protocol):
     def zero_grad(self) -> None: ...
 
 
+class Diverged(FledgeError):
+    """Training went wrong in the steps `first` to `last` (counted from 0), of which the last did not touch the
+    weights; `microbatches` are what it was fed."""
+
+    def __init__(self, message: str, remedy: str, first: int, last: int) -> None:
+        super().__init__(message, remedy)
+        self.first, self.last = first, last
+        self.microbatches: Sequence[Batch] = ()
+
+
 class SpikeConfig(Config):
     """When a loss counts as a spike: `patience` steps in a row above mean + `deviations`·std of the last `window`
     ordinary losses. One strange batch is no spike. `deviations` 0 switches the check off."""
@@ -85,20 +95,21 @@ def fit(
     start: int = 0,
     clip: float = 1.0,
     dtype: torch.dtype = torch.float32,
-    spikes: SpikeConfig | None = None,
+    watch: "LossWatch | None" = None,
 ) -> Iterator[Step]:
     """Trains from step `start` to `steps`, yielding each finished step; ends early when `batches` ends.
 
     batches: each item is the list of one step's micro-batches: the model's `inputs`, ids and documents [B,T] always,
     beside the columns that `loss(output, batch)` reads. schedule: step → multiplier of every parameter group's base
     learning rate. clip: bound on the global gradient norm, 0 for none. dtype: of autocast; float32 is none.
+    watch: notices spikes; a new one by default.
 
-    Raises FledgeError, before the weights are touched, at a step whose loss or gradient is not finite or that has
+    Raises Diverged, before the weights are touched, at a step whose loss or gradient is not finite or that has
     nothing to learn from, and at a loss spike. The weights in memory are then still those of the step before.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     device = parameters[0].device
-    watch = LossWatch(spikes or SpikeConfig())
+    watch = watch or LossWatch(SpikeConfig())
     for group in optimizer.param_groups:
         group.setdefault("initial_lr", group["lr"])
     steps_of_batches = iter(batches)
@@ -121,8 +132,12 @@ def fit(
             found.sum.backward()
             totals.add(found)
         grad_norm, value, parts = reduce_and_clip(parameters, totals, clip)
-        check_finite(number, value, grad_norm)
-        watch.check(number, value)
+        try:
+            check_finite(number, value, grad_norm)
+            watch.check(number, value)
+        except Diverged as error:
+            error.microbatches = microbatches
+            raise
 
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * schedule(number)
@@ -189,9 +204,11 @@ def check_finite(number: int, loss: float, grad_norm: float) -> None:
     if math.isfinite(loss) and math.isfinite(grad_norm):
         return
     what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient norm is {grad_norm}"
-    raise FledgeError(
+    raise Diverged(
         f"training stopped at step {number + 1}: {what}",
         "lower optimizer.learning_rate; if it is the first step, check that the data has supervised tokens",
+        number,
+        number,
     )
 
 
@@ -203,8 +220,16 @@ class LossWatch:
         self.ordinary: deque[float] = deque(maxlen=config.window)
         self.high = 0
 
+    def state(self) -> dict[str, Any]:
+        """What it has seen, for a resume state."""
+        return {"ordinary": list(self.ordinary), "high": self.high}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Goes back to what `state` returned."""
+        self.ordinary, self.high = deque(state["ordinary"], maxlen=self.config.window), state["high"]
+
     def check(self, number: int, loss: float) -> None:
-        """Takes in the loss of a step; raises FledgeError at the last step of a spike's patience."""
+        """Takes in the loss of a step; raises Diverged at the last step of a spike's patience."""
         full = len(self.ordinary) == self.config.window
         if not self.config.deviations or not full:
             self.ordinary.append(loss)
@@ -218,8 +243,10 @@ class LossWatch:
             return
         self.high += 1
         if self.high >= self.config.patience:
-            raise FledgeError(
+            raise Diverged(
                 f"training stopped at step {number + 1}: the loss spiked to {loss:.4g} (mean {mean:.4g}, bound "
                 f"{bound:.4g}) and stayed there for {self.high} steps",
                 "lower optimizer.learning_rate and go on from the last good checkpoint",
+                number - self.high + 1,
+                number,
             )

@@ -35,12 +35,13 @@ class OptimizerConfig(Config):
 def build(model: nn.Module, config: OptimizerConfig) -> "Optimizers":
     """The optimizer of every trainable parameter of `model`.
 
-    Hidden matrices are the two-dimensional weights inside `blocks`; embeddings and heads are the other ones.
+    Hidden matrices are the weights of two dimensions inside `blocks`, and of three (one matrix per expert);
+    embeddings and heads are the other ones.
     """
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    matrices = {name: p for name, p in named.items() if p.ndim == 2 and "blocks." in name}
+    matrices = {name: p for name, p in named.items() if p.ndim >= 2 and "blocks." in name}
     tables = {name: p for name, p in named.items() if p.ndim == 2 and name not in matrices}
-    vectors = {name: p for name, p in named.items() if p.ndim != 2}
+    vectors = {name: p for name, p in named.items() if p.ndim < 2}
     rate, decay = config.learning_rate, config.weight_decay
     groups = [
         {"params": list(tables.values()), "lr": rate * config.embedding_factor, "weight_decay": 0.0},
@@ -61,9 +62,14 @@ def build(model: nn.Module, config: OptimizerConfig) -> "Optimizers":
 
 
 def rows_of_pieces(name: str, weight: Tensor, matrices: dict[str, nn.Parameter]) -> tuple[int, ...]:
-    """How many rows each matrix inside a fused projection has: (queries, keys, values), (gate, up) or all."""
+    """How many rows each matrix inside a fused projection has: (queries, keys, values), (gate, up) or all; of experts
+    [X,rows,columns], one after the other."""
     rows = weight.shape[0]
-    if name.endswith("gate_up.weight"):
+    if weight.ndim == 3:
+        down = matrices.get(name.removesuffix("up") + "down") if name.endswith("up") else None
+        each = weight.shape[1] if down is None else down.shape[2]
+        return (each,) * (rows * weight.shape[1] // each)
+    if name.endswith(("gate_up.weight", "cross.kv.weight")):
         return (rows // 2, rows // 2)
     sibling = matrices.get(name.removesuffix("qkv.weight") + "out.weight")
     if name.endswith("qkv.weight") and sibling is not None:
@@ -155,10 +161,15 @@ class Muon(torch.optim.Optimizer):
         ahead = torch._foreach_add(gradients, momenta, alpha=group["momentum"])
 
         torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-        targets = [piece for p, rows in chosen for piece in p.split(rows)]
-        directions = [piece for d, (_, rows) in zip(ahead, chosen, strict=True) for piece in d.split(rows)]
+        targets = [piece for p, rows in chosen for piece in stacked(p).split(rows)]
+        directions = [piece for d, (_, rows) in zip(ahead, chosen, strict=True) for piece in stacked(d).split(rows)]
         for target, update in zip(targets, orthogonalise(directions), strict=True):
             target.add_(update, alpha=-group["lr"] * 0.2 * max(target.shape) ** 0.5)
+
+
+def stacked(weight: Tensor) -> Tensor:
+    """The matrices of experts [X,A,B] under each other, [X·A,B]; a matrix as it is."""
+    return weight if weight.ndim == 2 else weight.view(-1, weight.shape[-1])
 
 
 def orthogonalise(matrices: Sequence[Tensor], iterations: int = 5) -> list[Tensor]:
