@@ -37,7 +37,7 @@ def step(way: str, length: int) -> None:
 def main() -> None:
     """All lengths, each doubled."""
     quick, _ = arguments(__doc__, rounds=1)
-    lengths = (256, 512) if quick else (1024, 2048, 4096)
+    lengths = (256, 512) if quick else (2048, 4096, 8192)
     lines = []
     for way in WAYS:
         sizes = []

@@ -140,20 +140,18 @@ def draw() -> None:
     styles = {"alibi": ("#0b6e4f", "-"), "learned": ("#c0392b", "-"), "sinusoidal": ("#b9770e", "-")}
     styles |= {"none": ("#7f8c8d", "-"), "rotary": ("#1f4e9c", "-"), "rotary, linear": ("#1f4e9c", ":")}
     styles |= {"rotary, NTK": ("#1f4e9c", "--"), "rotary, YaRN": ("#1f4e9c", "-.")}
-    highest = 0.0
     for path in sorted(FIGURES.glob("lengths-*.json")):
         for name, found in json.loads(path.read_text())["bits_per_byte"].items():
             colour, line = styles[name]
             x, y = [int(length) for length in found], list(found.values())
             axes.plot(x, y, line, color=colour, marker="o", markersize=3.5, label=name)
-            highest = max(highest, y[2])
     axes.axvline(TRAINED, color="#999999", linewidth=0.8)
-    axes.annotate("trained at 256", (TRAINED, 0.97), xycoords=("data", "axes fraction"), xytext=(4, 0),
+    axes.annotate("trained at 256", (TRAINED, 0.88), xycoords=("data", "axes fraction"), xytext=(4, 0),
                   textcoords="offset points", va="top", color="#555555", fontsize=9)  # fmt: skip
     axes.set(xlabel="bytes in the window", ylabel="bits per byte of held-out text")
     axes.set_xticks(LENGTHS, [str(length) for length in LENGTHS])
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, ncols=2, fontsize=9)
+    axes.legend(frameon=False, ncols=2, fontsize=9, loc="center right", bbox_to_anchor=(1.0, 0.54))
     figure.savefig(FIGURES / "lengths.svg", metadata={"Date": None})
 
 
@@ -163,7 +161,7 @@ def main() -> None:
     parser.add_argument("what", choices=["train", "draw"])
     parser.add_argument("text", type=Path, nargs="?")
     parser.add_argument("--positions", default="alibi", choices=["alibi", "learned", "sinusoidal", "rotary", "none"])
-    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--steps", type=int, default=900)
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--layers", type=int, default=3)
     given = parser.parse_args()

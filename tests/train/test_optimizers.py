@@ -134,6 +134,28 @@ def test_a_state_of_another_model_is_refused() -> None:
         build(Shape(), OptimizerConfig()).load_state_dict({"nothing.weight": {}})
 
 
+@pytest.mark.parametrize("name", ["muon", "adamw"])
+def test_a_module_may_have_a_rate_of_its_own(name: str) -> None:
+    def moved(factors: dict[str, float]) -> dict[str, float]:
+        both = nn.ModuleDict({"policy": Shape(), "critic": Shape()})
+        before = {n: p.detach().clone() for n, p in both.named_parameters()}
+        optimizer = build(both, OptimizerConfig(name=name, learning_rate=1e-4, weight_decay=0.0, factors=factors))
+        give_gradients(both, 0)
+        optimizer.step()
+        assert optimizer.param_groups[0]["lr"] == 1e-4
+        return {n: float((p.detach() - before[n]).norm()) for n, p in both.named_parameters()}
+
+    plain, faster = moved({}), moved({"critic": 5})
+    for parameter, distance in plain.items():
+        expected = distance * (5 if parameter.startswith("critic.") else 1)
+        assert faster[parameter] == pytest.approx(expected, rel=2e-2), parameter
+
+
+def test_a_factor_for_no_module_is_refused() -> None:
+    with pytest.raises(FledgeError, match="no module's name begins so"):
+        build(Shape(), OptimizerConfig(factors={"critc": 5}))
+
+
 def test_frozen_parameters_and_parameters_without_gradient_are_left_alone() -> None:
     model = Shape()
     model.blocks[0].requires_grad_(False)

@@ -21,11 +21,13 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan 2024: steepest at zero, sing
 
 
 class OptimizerConfig(Config):
-    """`learning_rate` is of AdamW's scale for every parameter; weight decay falls on hidden matrices only."""
+    """`learning_rate` is of AdamW's scale for every parameter; weight decay falls on hidden matrices only. `factors`
+    multiply the rate of modules by the beginning of their name: {critic: 5}."""
 
     name: Literal["muon", "adamw"] = "muon"
     learning_rate: float = 3e-3
     embedding_factor: float = 1.0
+    factors: dict[str, float] = {}
     weight_decay: float = 0.1
     momentum: float = 0.95
     betas: tuple[float, float] = (0.9, 0.95)
@@ -39,10 +41,23 @@ def build(model: nn.Module, config: OptimizerConfig) -> "Optimizers":
     embeddings and heads are the other ones.
     """
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    remaining = dict(named)
+    special: list[torch.optim.Optimizer] = []
+    for prefix, factor in config.factors.items():
+        chosen = {name: remaining.pop(name) for name in list(remaining) if name.startswith(prefix)}
+        if not chosen:
+            raise FledgeError(f"optimizer.factors names '{prefix}', but no module's name begins so", "correct the name")
+        special += of_module(chosen, config, config.learning_rate * factor)
+    optimizers = of_module(remaining, config, config.learning_rate) + special
+    return Optimizers(optimizers, {p: name for name, p in named.items()})
+
+
+def of_module(named: dict[str, nn.Parameter], config: OptimizerConfig, rate: float) -> list[torch.optim.Optimizer]:
+    """Muon and AdamW, or AdamW alone, over these parameters."""
     matrices = {name: p for name, p in named.items() if p.ndim >= 2 and "blocks." in name}
     tables = {name: p for name, p in named.items() if p.ndim == 2 and name not in matrices}
     vectors = {name: p for name, p in named.items() if p.ndim < 2}
-    rate, decay = config.learning_rate, config.weight_decay
+    decay = config.weight_decay
     groups = [
         {"params": list(tables.values()), "lr": rate * config.embedding_factor, "weight_decay": 0.0},
         {"params": list(vectors.values()), "lr": rate, "weight_decay": 0.0},
@@ -58,7 +73,7 @@ def build(model: nn.Module, config: OptimizerConfig) -> "Optimizers":
         )
     if groups:
         optimizers.append(torch.optim.AdamW(groups, betas=config.betas, eps=config.eps, fused=True))
-    return Optimizers(optimizers, {p: name for name, p in named.items()})
+    return optimizers
 
 
 def rows_of_pieces(name: str, weight: Tensor, matrices: dict[str, nn.Parameter]) -> tuple[int, ...]:
