@@ -34,6 +34,7 @@ from fledge.stages.pretrain import PretrainConfig, read_texts
 from fledge.text.tokenizer import DENOISING, SPECIAL, Tokenizer
 
 DEPTH, LENGTH, VOCABULARY, HELDOUT, STEP = 2, 64, 1024, 48, 1024
+RATES = {"decoder": 6e-3, "encoder": 2e-3, "encoder_decoder": 6e-3}  # post-norm encoders stay at unigrams at 6e-3
 
 
 def prepare(data: Path, out: Path) -> None:
@@ -62,7 +63,7 @@ def config_of(name: str, out: Path, tokens: int) -> PretrainConfig:
         "documents": out / "documents.jsonl", "heldout": out / "heldout.jsonl", "tokenizer": out / "tokenizer",
         "objective": name, "depth": DEPTH, "context": LENGTH, "length": LENGTH, "tokens": tokens,
         "tokens_per_step": STEP, "tokens_per_microbatch": STEP, "evaluate_documents": HELDOUT, "compile": "never",
-        "evaluate_every": max(1, tokens // STEP // 5), "optimizer": {"learning_rate": 6e-3},
+        "evaluate_every": max(1, tokens // STEP // 5), "optimizer": {"learning_rate": RATES[OBJECTIVES[name].shape]},
     }  # fmt: skip
     if OBJECTIVES[name].texts == "translations":
         values |= {"documents": out / "train.en", "translations": out / "train.de"}
