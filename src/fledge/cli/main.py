@@ -17,6 +17,7 @@ from rich.markup import escape
 
 from fledge.cli.chat import chat
 from fledge.cli.check import check
+from fledge.cli.feedback import app as feedback_app
 from fledge.cli.generate import generate
 from fledge.cli.inspect import inspect
 from fledge.cli.objectives import objectives
@@ -164,6 +165,7 @@ app.command("embed")(embed)
 app.command("fill")(fill)
 app.command("serve")(serve)
 app.add_typer(keys_app, name="keys")
+app.add_typer(feedback_app, name="feedback")
 app.command("inspect")(inspect)
 app.command("objectives")(objectives)
 app.command("check")(check)

@@ -49,6 +49,8 @@ STATES: dict[str, Any] = {
     "/playground#fewshot": lambda page: expect(page.locator(".model").first).to_be_visible(),
     "/inspect": opened_inspection,
     "/runs#pydoc/ppo": opened_run,
+    "/label": lambda page: expect(page.locator(".guideline .prose")).to_contain_text("Truthful"),
+    "/label#demonstrate": lambda page: expect(page.locator("#task .empty")).to_be_visible(),
 }
 
 
@@ -89,6 +91,7 @@ def test_the_keyboard_reaches_everything(page: Page, real: str) -> None:
     assert {"prompt", "model", "send", "new", "export", "show-settings"} <= reached
     page.keyboard.press("Alt+2")
     expect(page.locator("h1")).to_have_text("Playground")
+    expect(page.locator(".bar-top")).to_be_visible()  # the page has begun to listen
     page.locator("h1").click()
     page.keyboard.press("?")
     expect(page.locator("dialog")).to_contain_text("Ctrl")
