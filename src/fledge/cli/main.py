@@ -22,6 +22,7 @@ from fledge.cli.generate import generate
 from fledge.cli.inspect import inspect
 from fledge.cli.objectives import objectives
 from fledge.cli.proof import reproduce, verify
+from fledge.cli.reading import embed, fill
 from fledge.cli.serve import keys_app, serve
 from fledge.core.errors import FledgeError, Stopped
 from fledge.stages import STAGES
@@ -160,6 +161,8 @@ def raise_(
 
 app.command("chat")(chat)
 app.command("generate")(generate)
+app.command("embed")(embed)
+app.command("fill")(fill)
 app.command("serve")(serve)
 app.add_typer(keys_app, name="keys")
 app.add_typer(feedback_app, name="feedback")

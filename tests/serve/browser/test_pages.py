@@ -16,7 +16,9 @@ def listened(page: Page) -> list[str]:
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on(
         "console",
-        lambda message: complaints.append(f"{message.text} {message.location}") if message.type == "error" else None,
+        lambda message: (
+            complaints.append(f"{message.text} {message.location['url']}") if message.type == "error" else None
+        ),
     )
     return complaints
 
@@ -30,7 +32,8 @@ def opened_chat(page: Page) -> None:
 
 def certain(page: Page) -> None:
     """The playground draws the same eight tokens every time: a random model may end at once."""
-    page.add_init_script('localStorage[\'fledge.playground\'] = \'{"sampling": {"temperature": 0, "max_tokens": 8}}\'')
+    sampling = '{"sampling": {"temperature": 0, "max_tokens": 8}}'
+    page.add_init_script(f"localStorage['fledge.playground'] = '{sampling}'")
 
 
 def opened_completion(page: Page) -> None:
