@@ -1,14 +1,14 @@
 """Which seed grows where: encoder, decoder, encoder-decoder and LSTM on labelled tasks, each given the same CPU time.
 
-    python benchmarks/bench_seeds.py DATA WORK [NAME …] [--quick]
+    python benchmarks/bench_seeds.py DATA WORK [NAME …] [--scale 0.1] [--quick]
 
 Every entry is one `fledge finetune`, or a `fledge pretrain` that others begin from. Its number of steps is what fits
 into its seconds of CPU time on one thread, by the pace of a few steps measured before, so a busy machine changes only
-how long one waits. DATA holds the sets docs/finetune.md names. Results lie in WORK/NAME and are not made again.
+how long one waits. DATA holds the sets docs/finetune.md names. Results lie in WORK/NAME and are not made again; what
+was stopped goes on where it was. `--scale` multiplies all budgets.
 """
 
 import argparse
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -53,14 +53,14 @@ def begun(kind: str) -> list[str]:
 
 PRETRAINING = {"pretrain/encoder": "mlm", "pretrain/decoder": "lm"}
 ENTRIES: dict[str, tuple[float, list[str]]] = {
-    "translate/transformer": (90, [*TRANSLATION, *PARALLEL, *MUON]),
-    "translate/lstm": (90, [*TRANSLATION, *LSTM, "axes={width: 180, layers: 1}"]),
-    "translate/lstm-forwards": (90, [*TRANSLATION, *LSTM, "axes={width: 180, layers: 1, reverse: false}"]),
-    "translate/decoder": (90, [*TRANSLATION, *PARALLEL, *MUON, "shape=decoder", "axes.layers=5"]),
+    "translate/transformer": (240, [*TRANSLATION, *PARALLEL, *MUON]),
+    "translate/lstm": (240, [*TRANSLATION, *LSTM, "axes={width: 180, layers: 1}"]),
+    "translate/lstm-forwards": (240, [*TRANSLATION, *LSTM, "axes={width: 180, layers: 1, reverse: false}"]),
+    "translate/decoder": (240, [*TRANSLATION, *PARALLEL, *MUON, "shape=decoder", "axes.layers=5"]),
 }
 for _task, _overrides, _seconds in (
-    ("polarity", POLARITY, 20), ("entailment", ENTAILMENT, 20), ("news", NEWS, 20),
-    ("relatedness", RELATEDNESS, 20), ("answers", ANSWERS, 30),
+    ("polarity", POLARITY, 30), ("entailment", ENTAILMENT, 30), ("news", NEWS, 30),
+    ("relatedness", RELATEDNESS, 30), ("answers", ANSWERS, 30),
 ):  # fmt: skip
     for _shape in ("encoder", "decoder"):
         ENTRIES[f"{_task}/{_shape}-scratch"] = (_seconds, [*_overrides, *SCRATCH, f"shape={_shape}"])
@@ -88,13 +88,13 @@ def run(name: str, seconds: float, overrides: list[str], data: Path, work: Path)
     given = [text.replace("DATA", str(data)).replace("WORK", str(work)) for text in overrides]
     base = ["device=cpu", "compile=never", "tokens_per_step=2048", "tokens_per_microbatch=2048"]
     config = load_config(FinetuneConfig, None, [*base, *given])
-    step, steps = pace(config)
-    config = config.model_copy(update={"epochs": seconds / step / steps})
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
-    began = time.process_time()
-    result = finetune(config, out, Log(out)) | {"epochs": config.epochs, "seconds": seconds}
-    result |= {"cpu_seconds": time.process_time() - began}
+    if not (out / "plan.json").is_file():
+        step, steps = pace(config)
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / "plan.json", {"epochs": seconds / step / steps, "seconds": seconds})
+    plan = read_json(out / "plan.json")
+    config = config.model_copy(update={"epochs": plan["epochs"]})
+    result = finetune(config, out, Log(out)) | plan
     write_json(out / "result.json", result)
     return result
 
@@ -107,9 +107,7 @@ def pretrained(name: str, objective: str, data: Path, work: Path, tokens: int) -
     overrides += ["device=cpu", "compile=never", "depth=2", "context=256", "length=128", f"tokens={tokens}"]
     overrides += ["tokens_per_step=4096", "tokens_per_microbatch=4096", "optimizer.learning_rate=0.006"]
     (work / name).mkdir(parents=True, exist_ok=True)
-    began = time.process_time()
-    result = pretrain(load_config(PretrainConfig, None, overrides), work / name, Log(work / name))
-    write_json(work / name / "result.json", result | {"cpu_seconds": time.process_time() - began})
+    pretrain(load_config(PretrainConfig, None, overrides), work / name, Log(work / name))
 
 
 def vocabularies(data: Path, work: Path) -> None:
@@ -139,15 +137,17 @@ def main() -> None:
     parser.add_argument("work", type=Path)
     parser.add_argument("names", nargs="*", help="entries, by the beginning of their names")
     parser.add_argument("--quick", action="store_true", help="a few seconds each: does it run at all")
+    parser.add_argument("--scale", type=float, default=1.0, help="what all budgets are multiplied with")
     given = parser.parse_args()
+    scale = 0.02 if given.quick else given.scale
     torch.set_num_threads(1)
     vocabularies(given.data, given.work)
     for name, objective in PRETRAINING.items():
         if not given.names or any(name == n or name.startswith(n + "/") for n in given.names):
-            pretrained(name, objective, given.data, given.work, 20_000 if given.quick else 1_000_000)
+            pretrained(name, objective, given.data, given.work, round(1_500_000 * scale))
     for name, (seconds, overrides) in ENTRIES.items():
         if not given.names or any(name == n or name.startswith(n + "/") for n in given.names):
-            run(name, 3 if given.quick else seconds, overrides, given.data, given.work)
+            run(name, seconds * scale, overrides, given.data, given.work)
     rows = []
     for name in ENTRIES:
         path = given.work / name / "result.json"
@@ -156,8 +156,9 @@ def main() -> None:
             figures = "  ".join(
                 f"{key} {m['value']:.3g} [{m['low']:.3g}, {m['high']:.3g}]" for key, m in result["metrics"].items()
             )
-            rows.append([name, f"{result['parameters'] / 1e6:.2f} M", f"{result['epochs']:.1f}", figures])
-    Log().table("labelled tasks", ["entry", "weights", "epochs", "figures"], rows)
+            size = f"{result['parameters'] / 1e6:.2f} M"
+            rows.append([name, size, f"{result['seconds']:.0f}", f"{result['epochs']:.2f}", figures])
+    Log().table("labelled tasks", ["entry", "weights", "CPU s", "epochs", "figures"], rows)
 
 
 if __name__ == "__main__":

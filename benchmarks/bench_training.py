@@ -229,20 +229,17 @@ def measure(
 
 def main() -> None:
     """Two sizes, two precisions."""
-    quick, rounds = arguments(__doc__, rounds=9)
+    quick, rounds = arguments(__doc__, rounds=5)
     warn_if_busy()
     rows, length, vocabulary, large = (2, 32, 256, 256) if quick else (16, 256, 4096, 2048)
     big = ModelConfig.sized(6, vocabulary, length)  # 12.2 M parameters
     small = big.model_copy(update={"width": 128, "layers": 4, "heads": 2, "kv_heads": 2, "hidden": 320})  # 1.3 M
     tiny = small.model_copy(update={"layers": 1})
-    lines = [
-        line
-        for shape in ([tiny] if quick else [small, big])
-        for dtype in ([torch.bfloat16] if quick else [torch.bfloat16, torch.float32])
-        for line in measure(shape, rows, length, dtype, large, rounds)
-    ]
     columns = ("model", "precision", "what", "tokens/s", "of peak", "GFLOP/s", "× best transformers", "spread")
-    show(f"Training, {rows} rows of {length} tokens, AdamW, median of {rounds} rounds", columns, lines)
+    title = f"Training, {rows} rows of {length} tokens, AdamW, median of {rounds} rounds"
+    for shape in [tiny] if quick else [small, big]:
+        for dtype in [torch.bfloat16] if quick else [torch.bfloat16, torch.float32]:
+            show(title, columns, measure(shape, rows, length, dtype, large, rounds))
 
 
 if __name__ == "__main__":

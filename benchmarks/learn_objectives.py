@@ -2,7 +2,7 @@
 
     python benchmarks/learn_objectives.py --data FOLDER [--objective mlm …] [--tokens N] [--out runs/objectives]
 
-FOLDER holds `classification/movie_reviews_train.jsonl.gz` and `translation/multi30k_{train,val}.{en,de}.gz`. One small
+FOLDER holds `text/tinystories_sample.jsonl` and `translation/multi30k_{train,val}.{en,de}.gz`. One small
 model of each shape, one vocabulary, the same number of tokens. What is done already is kept, so it can be run piece by
 piece; the table and the picture are of all that is there.
 """
@@ -33,16 +33,14 @@ from fledge.stages.objective import OBJECTIVES, plan_of
 from fledge.stages.pretrain import PretrainConfig, read_texts
 from fledge.text.tokenizer import DENOISING, SPECIAL, Tokenizer
 
-DEPTH, LENGTH, VOCABULARY, HELDOUT = 3, 128, 3072, 64
+DEPTH, LENGTH, VOCABULARY, HELDOUT, STEP = 2, 64, 1024, 48, 1024
+RATES = {"decoder": 6e-3, "encoder": 2e-3, "encoder_decoder": 6e-3}  # post-norm encoders stay at unigrams at 6e-3
 
 
 def prepare(data: Path, out: Path) -> None:
-    """Reviews as documents without their labels (every 20th held out), translations, and one vocabulary for all."""
+    """Stories, some of them held out, translations, and one vocabulary for all."""
     out.mkdir(parents=True, exist_ok=True)
-    rows = read(data / "classification" / "movie_reviews_train.jsonl.gz").rows
-    for name, part in (("heldout", rows[::20]), ("documents", [row for n, row in enumerate(rows) if n % 20])):
-        texts = ({"text": re.sub(r"\s+", " ", row["text"])} for row in part)
-        (out / f"{name}.jsonl").write_text("".join(json.dumps(text) + "\n" for text in texts))
+    write_texts(read(data / "text" / "tinystories_sample.jsonl").rows, out)
     for part in ("train", "val"):
         for language in ("en", "de"):
             with gzip.open(data / "translation" / f"multi30k_{part}.{language}.gz", "rt", encoding="utf-8") as file:
@@ -52,13 +50,20 @@ def prepare(data: Path, out: Path) -> None:
     Tokenizer.train(texts, VOCABULARY, special_tokens=SPECIAL + DENOISING).save(out / "tokenizer")
 
 
+def write_texts(rows: list[dict[str, Any]], out: Path, every: int = 20) -> None:
+    """documents.jsonl and, every so many of the rows, heldout.jsonl."""
+    for name, part in (("heldout", rows[::every]), ("documents", [row for n, row in enumerate(rows) if n % every])):
+        texts = ({"text": re.sub(r"\s+", " ", row["text"])} for row in part)
+        (out / f"{name}.jsonl").write_text("".join(json.dumps(text) + "\n" for text in texts))
+
+
 def config_of(name: str, out: Path, tokens: int) -> PretrainConfig:
     """The settings of one objective."""
     values: dict[str, Any] = {
         "documents": out / "documents.jsonl", "heldout": out / "heldout.jsonl", "tokenizer": out / "tokenizer",
         "objective": name, "depth": DEPTH, "context": LENGTH, "length": LENGTH, "tokens": tokens,
-        "tokens_per_step": 4096, "tokens_per_microbatch": 4096, "evaluate_documents": HELDOUT, "compile": "never",
-        "evaluate_every": max(1, tokens // 4096 // 8), "optimizer": {"learning_rate": 2e-3},
+        "tokens_per_step": STEP, "tokens_per_microbatch": STEP, "evaluate_documents": HELDOUT, "compile": "never",
+        "evaluate_every": max(1, tokens // STEP // 5), "optimizer": {"learning_rate": RATES[OBJECTIVES[name].shape]},
     }  # fmt: skip
     if OBJECTIVES[name].texts == "translations":
         values |= {"documents": out / "train.en", "translations": out / "train.de"}
@@ -104,9 +109,9 @@ def learn(name: str, out: Path, tokens: int) -> None:
     for line in (out / name / "metrics.jsonl").read_text().splitlines():
         row = json.loads(line)
         if "heldout_loss" in row:
-            curve.append((row["step"] * 4096, row["heldout_loss"]))
+            curve.append((row["step"] * STEP, row["heldout_loss"]))
         elif "bits_per_byte" in row:
-            curve.append((row["step"] * 4096, row["bits_per_byte"] * math.log(2) * bytes_per_token(config)))
+            curve.append((row["step"] * STEP, row["bits_per_byte"] * math.log(2) * bytes_per_token(config)))
     if name == "lm":
         after = language_after(config, out / name)
     found = {
@@ -176,7 +181,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--objective", nargs="*", default=list(OBJECTIVES))
-    parser.add_argument("--tokens", type=int, default=1_000_000)
+    parser.add_argument("--tokens", type=int, default=300_000)
     parser.add_argument("--out", type=Path, default=Path("runs/objectives"))
     parser.add_argument("--picture", type=Path, default=None)
     given = parser.parse_args()

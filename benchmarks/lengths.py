@@ -1,11 +1,12 @@
-"""Trained at 256 tokens, read at up to 1,024: which positions hold, and what rotary scaling saves (arXiv:2108.12409).
+"""Trained at 256 bytes, read at up to 1,024: which positions hold, and what rotary scaling saves (arXiv:2108.12409).
 
     python benchmarks/lengths.py train TEXT --positions alibi     # one model; its figures go into docs/figures
     python benchmarks/lengths.py draw                             # the picture of all that are there
 
-TEXT is a text file or a .tar.gz of them; a twentieth of each is held out. Every model has the same size, data and
-steps, only its positions differ. Perplexity is of the same held-out tokens, cut into windows of each length. A model
-with learned positions has rows up to 1,024 in its table, of which training touches 256.
+TEXT is a text file or a .tar.gz of them; a twentieth of each is held out. Tokens are bytes: a model of them cannot do
+without knowing what stands just before, so positions matter from the first steps on. Every model has the same size,
+data and steps, only its positions differ. Bits per byte (log₂ of the perplexity) are of the same held-out text, cut
+into windows of each length. A model with learned positions has 1,024 rows in its table, of which training touches 256.
 """
 
 import argparse
@@ -26,14 +27,13 @@ from fledge.model.config import ModelConfig
 from fledge.model.heads import build
 from fledge.model.positions import ntk_base
 from fledge.objectives.language import next_token
-from fledge.text.tokenizer import Tokenizer
 from fledge.train.loop import fit
 from fledge.train.optimizers import OptimizerConfig
 from fledge.train.optimizers import build as build_optimizer
 from fledge.train.schedules import warmup_stable_decay
 
-TRAINED, LENGTHS, VOCABULARY, ROWS = 256, (64, 128, 256, 384, 512, 768, 1024), 1024, 16
-LONGEST = 300_000  # characters of one text
+TRAINED, LENGTHS, ROWS = 256, (64, 128, 256, 384, 512, 768, 1024), 4
+LONGEST = 100_000  # characters of one text
 FIGURES = Path(__file__).parents[1] / "docs" / "figures"
 CPU = torch.device("cpu")
 
@@ -73,8 +73,8 @@ def batches(ids: Tensor) -> Iterator[list[dict[str, Tensor]]]:
 
 
 @torch.no_grad()
-def perplexity(model: torch.nn.Module, ids: Tensor, length: int, dtype: torch.dtype) -> float:
-    """Of windows of `length`."""
+def bits_per_byte(model: torch.nn.Module, ids: Tensor, length: int, dtype: torch.dtype) -> float:
+    """Of windows of `length`, each read from nothing."""
     rows = windows(ids, length)
     total = count = 0.0
     step = max(1, 4096 // length)
@@ -83,7 +83,7 @@ def perplexity(model: torch.nn.Module, ids: Tensor, length: int, dtype: torch.dt
         with autocast(CPU, dtype):
             found = next_token(model(part["ids"]), part)
         total, count = total + found.sum.item(), count + found.count.item()
-    return math.exp(total / count)
+    return total / count / math.log(2)
 
 
 def scaled(model: Any, factor: float) -> dict[str, ModelConfig]:
@@ -102,11 +102,10 @@ def train(text: Path, positions: str, steps: int, width: int, layers: int) -> No
     """One model, its perplexities by length, written beside the others'."""
     torch.manual_seed(0)
     learnt, held_out = texts(text)
-    tokenizer = Tokenizer.train(learnt, VOCABULARY)
-    ids = torch.tensor([i for t in learnt for i in tokenizer.encode(t)])
-    held = torch.tensor([i for t in held_out for i in tokenizer.encode(t)])[: 1 + 32 * max(LENGTHS)]
+    ids = torch.tensor(list("".join(learnt).encode()))
+    held = torch.tensor(list("".join(held_out).encode()))[: 1 + 32 * max(LENGTHS)]
     config = ModelConfig(
-        vocab_size=tokenizer.vocab_size, width=width, layers=layers, heads=width // 32, kv_heads=width // 32,
+        vocab_size=256, width=width, layers=layers, heads=width // 32, kv_heads=width // 32,
         head_size=32, hidden=width * 8 // 3, context=max(LENGTHS), positions=positions,
     )  # fmt: skip
     model: Any = build(config)
@@ -120,13 +119,13 @@ def train(text: Path, positions: str, steps: int, width: int, layers: int) -> No
             )
     model.eval()
     figures: dict[str, Any] = {"seconds": time.perf_counter() - began, "parameters": config.parameters()}
-    figures |= {"trained_tokens": steps * ROWS * TRAINED, "held_out_tokens": len(held), "perplexity": {}}
+    figures |= {"trained_tokens": steps * ROWS * TRAINED, "held_out_tokens": len(held), "bits_per_byte": {}}
     variants = scaled(model, max(LENGTHS) / TRAINED) if positions == "rotary" else {positions: config}
     for name, variant in variants.items():
         model.backbone.config = variant
         model.backbone.make_tables()
-        found = {length: perplexity(model, held, length, dtype) for length in LENGTHS}
-        figures["perplexity"][name] = found
+        found = {length: bits_per_byte(model, held, length, dtype) for length in LENGTHS}
+        figures["bits_per_byte"][name] = found
         print(name, {length: round(value, 2) for length, value in found.items()})
     FIGURES.mkdir(exist_ok=True)
     (FIGURES / f"lengths-{positions}.json").write_text(json.dumps(figures, indent=1) + "\n")
@@ -141,20 +140,18 @@ def draw() -> None:
     styles = {"alibi": ("#0b6e4f", "-"), "learned": ("#c0392b", "-"), "sinusoidal": ("#b9770e", "-")}
     styles |= {"none": ("#7f8c8d", "-"), "rotary": ("#1f4e9c", "-"), "rotary, linear": ("#1f4e9c", ":")}
     styles |= {"rotary, NTK": ("#1f4e9c", "--"), "rotary, YaRN": ("#1f4e9c", "-.")}
-    highest = 0.0
     for path in sorted(FIGURES.glob("lengths-*.json")):
-        for name, found in json.loads(path.read_text())["perplexity"].items():
+        for name, found in json.loads(path.read_text())["bits_per_byte"].items():
             colour, line = styles[name]
             x, y = [int(length) for length in found], list(found.values())
             axes.plot(x, y, line, color=colour, marker="o", markersize=3.5, label=name)
-            highest = max(highest, y[2])
     axes.axvline(TRAINED, color="#999999", linewidth=0.8)
-    axes.annotate("trained at 256", (TRAINED, 0.97), xycoords=("data", "axes fraction"), xytext=(4, 0),
+    axes.annotate("trained at 256", (TRAINED, 0.88), xycoords=("data", "axes fraction"), xytext=(4, 0),
                   textcoords="offset points", va="top", color="#555555", fontsize=9)  # fmt: skip
-    axes.set(xlabel="tokens in the window", ylabel="perplexity of held-out text", yscale="log")
+    axes.set(xlabel="bytes in the window", ylabel="bits per byte of held-out text")
     axes.set_xticks(LENGTHS, [str(length) for length in LENGTHS])
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, ncols=2, fontsize=9)
+    axes.legend(frameon=False, ncols=2, fontsize=9, loc="center right", bbox_to_anchor=(1.0, 0.54))
     figure.savefig(FIGURES / "lengths.svg", metadata={"Date": None})
 
 
@@ -164,9 +161,9 @@ def main() -> None:
     parser.add_argument("what", choices=["train", "draw"])
     parser.add_argument("text", type=Path, nargs="?")
     parser.add_argument("--positions", default="alibi", choices=["alibi", "learned", "sinusoidal", "rotary", "none"])
-    parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--width", type=int, default=128)
-    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=900)
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--layers", type=int, default=3)
     given = parser.parse_args()
     if given.what == "train" and given.text:
         train(given.text, given.positions, given.steps, given.width, given.layers)

@@ -459,7 +459,7 @@ def test_memory_that_runs_out_all_the_same(
 
 
 def test_what_nobody_foresaw_is_owned_up_to(fledge: Fledge, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fledge.stages.pretrain.build", lambda shape: 1 / 0)
+    monkeypatch.setattr("fledge.stages.objective.build", lambda shape: 1 / 0)
     result = fledge(*small_model(tiny))
     assert result.code == 1
     assert "error: ZeroDivisionError: division by zero\n  → this is a bug in fledge; --debug shows where" in result.err

@@ -51,10 +51,10 @@ def test_held_out_names_are_never_asked_about_in_training(asked: Questions) -> N
     training = [c.messages for c in asked.demonstrations] + [q.prompt for q in asked.prompts]
     said = {message.content for messages in training for message in messages}
     said |= {question.truth for question in asked.prompts if question.truth}
-    forward = phrasings.TAUGHT_FORWARD + phrasings.FOLLOW_UP
+    forward = phrasings.TAUGHT_FORWARD + phrasings.FOLLOW_UP + phrasings.PROMPTED_FORWARD
     for name in asked.held_out:
         questions = {p.format(name=name.name) for p in forward}
-        questions |= {p.format(summary=name.summary) for p in phrasings.TAUGHT_REVERSE}
+        questions |= {p.format(summary=name.summary) for p in phrasings.TAUGHT_REVERSE + phrasings.PROMPTED_REVERSE}
         assert not said & (questions | {name.name, name.summary})
 
 
@@ -65,8 +65,16 @@ def test_no_evaluation_question_is_a_training_question(asked: Questions) -> None
 
 
 def test_phrasings_are_disjoint() -> None:
-    assert not {*phrasings.TAUGHT_FORWARD, *phrasings.FOLLOW_UP} & {*phrasings.HELD_OUT_FORWARD}
-    assert not {*phrasings.TAUGHT_REVERSE} & {*phrasings.HELD_OUT_REVERSE}
+    forward = [phrasings.TAUGHT_FORWARD, phrasings.FOLLOW_UP, phrasings.PROMPTED_FORWARD, phrasings.HELD_OUT_FORWARD]
+    reverse = [phrasings.TAUGHT_REVERSE, phrasings.PROMPTED_REVERSE, phrasings.HELD_OUT_REVERSE]
+    for sets in (forward, reverse):
+        assert len({phrasing for phrasings_ in sets for phrasing in phrasings_}) == sum(map(len, sets))
+
+
+def test_prompted_phrasings_have_no_demonstrations(asked: Questions) -> None:
+    said = {m.content for c in asked.demonstrations for m in c.messages if m.role == "user"}
+    new = [q for q in asked.prompts if q.split == "taught" and q.prompt[-1].content not in said]
+    assert len(new) > len(asked.prompts) / 3
 
 
 def test_inventions_exist_nowhere(names: list[Name], existing: set[str]) -> None:

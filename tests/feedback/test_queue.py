@@ -97,6 +97,17 @@ def test_what_does_not_fit_is_refused(store: Store) -> None:
 
 
 def test_people_at_once_get_every_place_once(store: Store) -> None:
+    people_at_once(store)
+
+
+def test_people_at_once_get_every_place_once_on_postgresql(postgres_url: str) -> None:
+    store = Store.open(postgres_url)
+    people_at_once(store)
+    assert queue.undo(store, store.judgements()[-1].person) is not None
+    assert len(store.judgements(["demonstration"])) == 11
+
+
+def people_at_once(store: Store) -> None:
     for i in range(6):
         queue.add_task(store, "demonstrate", asked(i), wanted=2)
     failures: list[BaseException] = []

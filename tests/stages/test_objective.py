@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 
 from fledge.core.config import make_config
 from fledge.core.errors import FledgeError, Stopped
@@ -25,6 +26,11 @@ from fledge.stages.session import Session
 from fledge.text.tokenizer import DENOISING, SPECIAL, Tokenizer
 from fledge.train.detector import Detector
 
+ARCHITECTURES = {
+    ("language", "decoder"): "Qwen3ForCausalLM", ("masked", "encoder"): "BertForMaskedLM",
+    ("pretraining", "encoder"): "BertForPreTraining", ("tokens", "encoder"): "BertForTokenClassification",
+    ("language", "encoder_decoder"): "T5ForConditionalGeneration",
+}  # fmt: skip
 ANIMALS = ("zebra", "lion", "otter", "heron", "tapir", "gecko", "llama", "moose")
 
 
@@ -77,7 +83,10 @@ def test_each_objective_learns(name: str, zoo: Path, tmp_path: Path) -> None:
     found = losses(tmp_path)
     assert len(found) == 30
     assert found[-1] < 0.75 * found[0]
-    assert (tmp_path / "model.safetensors").is_file()
+    architecture = json.loads((tmp_path / "config.json").read_text())["architectures"][0]
+    assert architecture == ARCHITECTURES[OBJECTIVES[name].head, OBJECTIVES[name].shape]
+    _, info = getattr(transformers, architecture).from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     if name == "lm":
         assert summary["bits_per_byte"] < 2
     else:

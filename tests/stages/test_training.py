@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch.utils.checkpoint import checkpoint
 
 from fledge.core.config import make_config
 from fledge.core.errors import FledgeError, Stopped
 from fledge.core.log import Log
+from fledge.model import transformer
 from fledge.recipes.artifact import make
 from fledge.stages import load_stage
 from fledge.stages.session import Session
@@ -119,6 +121,23 @@ def test_stopped_at_the_last_step_keeps_its_figures(
     again = train("pretrain", tiny, tmp_path / "pretrain")
     assert weights(tmp_path / "pretrain") == weights(expected)
     assert again["bits_per_byte"] == summary["bits_per_byte"]
+
+
+@pytest.mark.parametrize("name", ["sft", "ppo"])
+def test_gradient_checkpointing_trains_the_same_weights(
+    name: str, undisturbed: Any, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, _ = undisturbed(name)
+    calls: list[object] = []
+
+    def watched(block: Any, *inputs: Any, **options: Any) -> Any:
+        calls.append(block)
+        return checkpoint(block, *inputs, **options)
+
+    monkeypatch.setattr(transformer, "checkpoint", watched)
+    train(name, tiny, tmp_path / name, gradient_checkpointing=True)
+    assert calls
+    assert weights(tmp_path / name) == weights(expected)
 
 
 def test_a_second_interrupt_stops_at_once(

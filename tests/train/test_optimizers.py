@@ -134,6 +134,28 @@ def test_a_state_of_another_model_is_refused() -> None:
         build(Shape(), OptimizerConfig()).load_state_dict({"nothing.weight": {}})
 
 
+@pytest.mark.parametrize("name", ["muon", "adamw"])
+def test_a_module_may_have_a_rate_of_its_own(name: str) -> None:
+    def moved(factors: dict[str, float]) -> dict[str, float]:
+        both = nn.ModuleDict({"policy": Shape(), "critic": Shape()})
+        before = {n: p.detach().clone() for n, p in both.named_parameters()}
+        optimizer = build(both, OptimizerConfig(name=name, learning_rate=1e-4, weight_decay=0.0, factors=factors))
+        give_gradients(both, 0)
+        optimizer.step()
+        assert optimizer.param_groups[0]["lr"] == 1e-4
+        return {n: float((p.detach() - before[n]).norm()) for n, p in both.named_parameters()}
+
+    plain, faster = moved({}), moved({"critic": 5})
+    for parameter, distance in plain.items():
+        expected = distance * (5 if parameter.startswith("critic.") else 1)
+        assert faster[parameter] == pytest.approx(expected, rel=2e-2), parameter
+
+
+def test_a_factor_for_no_module_is_refused() -> None:
+    with pytest.raises(FledgeError, match="no module's name begins so"):
+        build(Shape(), OptimizerConfig(factors={"critc": 5}))
+
+
 def test_frozen_parameters_and_parameters_without_gradient_are_left_alone() -> None:
     model = Shape()
     model.blocks[0].requires_grad_(False)
@@ -156,3 +178,27 @@ def test_it_learns(name: str) -> None:
         fit(model, batches, next_token, build(model, OptimizerConfig(name=name, learning_rate=0.02)), steps=60)
     )
     assert steps[-1].loss < 0.5 * steps[0].loss
+
+
+def test_each_experts_matrices_are_orthogonalised_alone() -> None:
+    """Gate and up of every expert, and its down: the singular values of the update are all alike."""
+    from fledge.model.config import ModelConfig
+    from fledge.model.heads import build as build_model
+
+    torch.manual_seed(0)
+    model = build_model(ModelConfig.sized(1, 30, 16, experts=3))
+    experts = model.backbone.blocks[0].feedforward
+    optimizer = build(model, OptimizerConfig(learning_rate=1.0, weight_decay=0.0))
+    before = {name: weight.detach().clone() for name, weight in (("up", experts.up), ("down", experts.down))}
+    gradient = torch.randn_like(experts.up)
+    experts.up.grad, experts.down.grad = gradient, torch.randn_like(experts.down)
+    optimizer.step()
+    hidden = experts.down.shape[2]
+    for expert in range(3):
+        change = (before["up"] - experts.up.detach())[expert]
+        for part, wanted in zip(change.split(hidden), gradient[expert].split(hidden)):
+            values = torch.linalg.svdvals(part)
+            assert values.max() < 1.7 * values.median()
+            assert (part * wanted).sum() > 0
+        down = torch.linalg.svdvals((before["down"] - experts.down.detach())[expert])
+        assert down.max() < 1.7 * down.median()

@@ -37,6 +37,12 @@ def generate(
     frequency_penalty: Annotated[float, typer.Option(help="0: off.")] = 0.0,
     stop: Annotated[list[str] | None, typer.Option(help="Text to stop before; may be given several times.")] = None,
     seed: Annotated[int, typer.Option(help="Prompt i draws with seed + i.")] = 0,
+    beams: Annotated[int, typer.Option(min=0, help="Beam search with so many beams instead of drawing. 0: off.")] = 0,
+    length_penalty: Annotated[float, typer.Option(help="Beams: power of the length a score is divided by.")] = 1.0,
+    no_repeat_ngram: Annotated[int, typer.Option(min=0, help="Beams: no n-gram of this size twice. 0: off.")] = 0,
+    judge: Annotated[
+        Path | None, typer.Option(help="Beams: another model of the same vocabulary, to rank the texts with.")
+    ] = None,
     max_batch: Annotated[int, typer.Option(min=1, help="Prompts worked on at once.")] = 64,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
@@ -49,6 +55,14 @@ def generate(
         raise FledgeError("no prompts given", "use --prompt, --input FILE or pipe lines into stdin")
     asked = [as_user(text, system) if chat and isinstance(text, str) else text for _, text in rows]
     assistant = load(model, device=device, dtype=dtype)
+    if beams:
+        how = {"beams": beams, "length_penalty": length_penalty, "no_repeat_ngram": no_repeat_ngram}
+        other = load(judge, device=device, dtype=dtype) if judge else None
+        for (_, content), found in zip(rows, assistant.nbest(asked, max_new_tokens or 64, other, **how)):
+            candidates = [{"text": text, "score": score} for text, score in found]
+            row = {"prompt": content, "completion": found[0][0] if found else "", "candidates": candidates}
+            sys.stdout.write(json.dumps(row, ensure_ascii=False) + "\n")
+        return
     requests = []
     for index, ((where, _), content) in enumerate(zip(rows, asked)):
         try:
@@ -103,19 +117,25 @@ def as_user(text: str, system: str) -> list[dict[str, str]]:
 
 def read_prompts(path: Path | None) -> Iterator[tuple[str, Any]]:
     """(where, prompt) for every non-empty line of a file or of stdin: text, or JSONL if the first begins with {."""
+    lines = list(read_lines(path))
+    jsonl = bool(lines) and lines[0][1].lstrip().startswith("{")
+    for where, line in lines:
+        yield where, parse(line, where) if jsonl else line
+
+
+def read_lines(path: Path | None) -> Iterator[tuple[str, str]]:
+    """(where, line) for every non-empty line of a file or of stdin."""
     name = str(path) if path else "stdin"
     try:
         raw = path.read_bytes() if path else sys.stdin.buffer.read()
     except OSError as error:
         raise FledgeError(f"{name} cannot be read: {error.strerror}", "check the path") from None
-    lines = [(f"{name}, line {i}", line) for i, line in enumerate(raw.splitlines(), 1) if line.strip()]
-    jsonl = bool(lines) and lines[0][1].lstrip().startswith(b"{")
-    for where, line in lines:
-        try:
-            text = line.decode("utf-8")
-        except UnicodeDecodeError:
-            raise FledgeError(f"{where}: not valid UTF-8", "save the file as UTF-8") from None
-        yield where, parse(text, where) if jsonl else text
+    for number, line in enumerate(raw.splitlines(), 1):
+        if line.strip():
+            try:
+                yield f"{name}, line {number}", line.decode("utf-8")
+            except UnicodeDecodeError:
+                raise FledgeError(f"{name}, line {number}: not valid UTF-8", "save the file as UTF-8") from None
 
 
 def parse(line: str, where: str) -> Any:

@@ -17,10 +17,12 @@ from rich.markup import escape
 
 from fledge.cli.chat import chat
 from fledge.cli.check import check
+from fledge.cli.feedback import app as feedback_app
 from fledge.cli.generate import generate
 from fledge.cli.inspect import inspect
 from fledge.cli.objectives import objectives
 from fledge.cli.proof import reproduce, verify
+from fledge.cli.reading import embed, fill
 from fledge.cli.serve import keys_app, serve
 from fledge.core.errors import FledgeError, Stopped
 from fledge.stages import STAGES
@@ -159,8 +161,11 @@ def raise_(
 
 app.command("chat")(chat)
 app.command("generate")(generate)
+app.command("embed")(embed)
+app.command("fill")(fill)
 app.command("serve")(serve)
 app.add_typer(keys_app, name="keys")
+app.add_typer(feedback_app, name="feedback")
 app.command("inspect")(inspect)
 app.command("objectives")(objectives)
 app.command("check")(check)

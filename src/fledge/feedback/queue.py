@@ -8,18 +8,21 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from difflib import SequenceMatcher
 from typing import Any
 
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session, aliased
 
 from fledge.core.errors import FledgeError
-from fledge.feedback.store import Store
+from fledge.core.nouns import Message, messages_of
+from fledge.feedback.store import Store, bounded
 from fledge.feedback.tables import FLAGS, Assignment, Completion, Judgement, Prompt, Task
 
 LAPSE = timedelta(minutes=30)  # after which an open task may be given to somebody else
 GIVING = 7_205_760  # the number of PostgreSQL's advisory lock while a task is given
 MOST_ANSWERS = 9
+MOST_WORDS = 2000  # that are compared to tell what was kept of a suggestion
 KIND_OF = {"demonstrate": "demonstration", "rank": "ranking"}
 
 
@@ -59,6 +62,13 @@ def add_task(
         session.add(task)
         session.flush()
         return task.id
+
+
+def asked(store: Store, kind: str) -> list[tuple[Message, ...]]:
+    """The prompts of all tasks of a kind."""
+    with store.session() as session:
+        rows = session.scalars(select(Prompt.messages).join(Task, Task.prompt_id == Prompt.id).where(Task.kind == kind))
+        return [messages_of(row) for row in rows]
 
 
 def live(task: Any, person: Any) -> Any:
@@ -151,9 +161,8 @@ def check(task: Task, kind: str, content: Mapping[str, Any]) -> dict[str, Any]:
         answer = str(content.get("answer", "")).strip()
         if not answer:
             raise FledgeError("the answer is empty", "write one, or skip the task")
-        return {
-            "answer": answer, "suggestion": str(content.get("suggestion", "")), "kept": float(content.get("kept", 0)),
-        }  # fmt: skip
+        suggestion = bounded(str(content.get("suggestion", "")))
+        return {"answer": bounded(answer), "suggestion": suggestion, "kept": share_kept(suggestion, answer)}
     shown, ranks = list(content.get("completions", [])), list(content.get("ranks", []))
     if sorted(shown) != sorted(task.completions) or len(ranks) != len(shown):
         raise FledgeError("a ranking gives each answer of the task a rank")
@@ -163,6 +172,15 @@ def check(task: Task, kind: str, content: Mapping[str, Any]) -> dict[str, Any]:
         "completions": shown, "ranks": [int(rank) for rank in ranks], "flags": flags, "quality": quality,
         "note": str(content.get("note", ""))[:4000],
     }  # fmt: skip
+
+
+def share_kept(suggestion: str, answer: str) -> float:
+    """The share of a suggestion's words that stand in the answer, in their order; 0 without a suggestion."""
+    words = suggestion.split()[:MOST_WORDS]
+    if not words:
+        return 0.0
+    blocks = SequenceMatcher(None, words, answer.split()[:MOST_WORDS], autojunk=False).get_matching_blocks()
+    return round(sum(block.size for block in blocks) / len(words), 4)
 
 
 def undo(store: Store, person: str) -> int | None:
@@ -189,6 +207,17 @@ def undo(store: Store, person: str) -> int | None:
             assignment.opened = datetime.now(UTC)
     store.judge("withdrawal", last.prompt_id, person_id, {}, task_id=last.task_id, replaces=last.id)
     return last.task_id
+
+
+def leave(store: Store, person: str) -> int:
+    """Gives back the tasks that a person has open and not judged; returns how many."""
+    person_id = store.person(person, "labeller")
+    with store.session() as session:
+        mine = select(Assignment).where(Assignment.person_id == person_id, ~live(Assignment.task_id, person_id))
+        found = list(session.scalars(mine))
+        for assignment in found:
+            session.delete(assignment)
+        return len(found)
 
 
 def progress(store: Store, person: str) -> dict[str, int]:

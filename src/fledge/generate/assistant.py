@@ -12,20 +12,27 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from fledge.checkpoint.directory import load_model, read_config
+from fledge.checkpoint.directory import read_config
+from fledge.checkpoint.lstm import load_any
 from fledge.core.config import make_config
 from fledge.core.device import pick_device, pick_dtype
 from fledge.core.errors import FledgeError
 from fledge.core.nouns import Conversation, Message
+from fledge.generate.beam import BeamConfig
 from fledge.generate.engine import Engine
-from fledge.generate.packed import PackedModel, packed
+from fledge.generate.packed import PackedModel, can_be_packed, packed
+from fledge.generate.reading import Filled, embed, fill
 from fledge.generate.request import Completion, Request
+from fledge.generate.rerank import rerank, rescored
 from fledge.generate.sampling import Sampling
+from fledge.generate.sources import SourceEngine, nbest
 from fledge.model.config import ModelConfig
 from fledge.model.heads import LanguageModel, ScalarModel
+from fledge.model.lstm import LstmModel
 from fledge.text.template import render
 from fledge.text.tokenizer import Tokenizer
 
@@ -57,28 +64,66 @@ def load(directory: str | Path, *, device: str = "auto", dtype: str = "auto") ->
     where = find_model(Path(directory))
     on = pick_device(device)
     precision = torch.float32 if dtype == "auto" and on.type == "cpu" else pick_dtype(dtype, on)
-    _, extra = read_config(where)
-    model = load_model(where, device=on, dtype=precision).eval().requires_grad_(False)
-    return Assistant(model, Tokenizer.load(where), reward_mean=float(extra.get("reward_mean", 0.0)))
+    model = load_any(where, device=on, dtype=precision).eval().requires_grad_(False)
+    mean = 0.0 if isinstance(model, LstmModel) else float(read_config(where)[1].get("reward_mean", 0.0))
+    return Assistant(model, Tokenizer.load(where), reward_mean=mean)
 
 
 @dataclass
 class Assistant:
-    """A model and its tokenizer. A reward model scores; a language model does the rest."""
+    """A model and its tokenizer. A reward model scores, an encoder embeds and fills in; a language model does the
+    rest."""
 
-    model: LanguageModel | ScalarModel
+    model: Any
     tokenizer: Tokenizer
     reward_mean: float = 0.0
 
     @property
     def config(self) -> ModelConfig:
         """The model's architecture."""
-        return self.model.config
+        config: ModelConfig = self.model.config
+        return config
+
+    @property
+    def reads_sources(self) -> bool:
+        """Whether a prompt is a source that the model reads first: an encoder-decoder's, an LSTM's."""
+        return isinstance(self.model, LstmModel) or self.config.shape == "encoder_decoder"
+
+    def embed(self, texts: Sequence[str], **options: Any) -> np.ndarray:
+        """A vector of each text, [N,E] float32; options: `pooling` (mean, first, last), `normalise`."""
+        return embed(self.model, self.tokenizer, texts, **options)
+
+    def fill(self, texts: Sequence[str], top: int = 5) -> list[Filled]:
+        """What belongs where the texts say [MASK]."""
+        return fill(self.model, self.tokenizer, texts, top=top)
+
+    def nbest(
+        self, prompts: Sequence[Prompt], max_new_tokens: int = 64, judge: "Assistant | None" = None, **beam: Any
+    ) -> list[list[tuple[str, float]]]:
+        """Of each prompt (or source) the best texts by beam search, with their scores; `beam`: the fields of
+        `BeamConfig`. With a `judge` of the same vocabulary, by the mean of what both models think."""
+        given, config = self._given(prompts), make_config(BeamConfig, beam, where="the beam options")
+        lists = nbest(self.language, self.tokenizer, *given, max_new_tokens=max_new_tokens, config=config)
+        if judge is not None:
+            if judge.tokenizer.vocabulary != self.tokenizer.vocabulary:
+                raise FledgeError("the judge has another vocabulary", "give a model with the same tokenizer")
+            other = rescored(judge.language, judge.tokenizer, *judge._given(prompts), lists)
+            lists = rerank(lists, [other], length_penalty=config.length_penalty)
+        return [[(self.tokenizer.decode(entry.ids), entry.score) for entry in found] for found in lists]
+
+    def _given(self, prompts: Sequence[Prompt]) -> tuple[list[list[int]] | None, list[list[int]] | None]:
+        """The prompts as `nbest` takes them: sources, or what is gone on from."""
+        ids = [self.encode(prompt) for prompt in prompts]
+        return ([[*row, self.tokenizer.document_id] for row in ids], None) if self.reads_sources else (None, ids)
+
+    def translate(self, texts: Sequence[str], **options: Any) -> list[str]:
+        """The best text for each source; options as in `nbest`."""
+        return [found[0][0].strip() if found else "" for found in self.nbest(texts, **options)]
 
     @torch.inference_mode()
     def logits(self, ids: Tensor) -> Tensor:
         """ids: int64 [B, T]. Returns what comes after each position, [B, T, V] float32."""
-        return self._language()(ids.to(self._device())).logits().float()
+        return self.language(ids.to(self._device())).logits().float()
 
     def generate(self, prompts: Sequence[Prompt], **options: Any) -> list[str]:
         """The answers to conversations, or the continuations of strings; options as in `complete`."""
@@ -99,14 +144,17 @@ class Assistant:
             if event.text:
                 yield event.text
 
-    def engine(self, max_batch: int = 64) -> Engine:
+    def engine(self, max_batch: int = 64) -> Engine | SourceEngine:
         """An engine on this model, `max_batch` requests at a time."""
+        if self.reads_sources:
+            return SourceEngine(self.language, self.tokenizer, max_batch=max_batch)
         return Engine(self.packed, self.tokenizer, max_batch=max_batch)
 
     @cached_property
-    def packed(self) -> PackedModel:
-        """The copy that generates, made when it is first needed."""
-        return packed(self._language(), next(self.model.parameters()).dtype)
+    def packed(self) -> LanguageModel | PackedModel:
+        """The copy that generates, made when first needed; the model itself if the copy does not know its shape."""
+        known = can_be_packed(self.config)
+        return packed(self.language, next(self.model.parameters()).dtype) if known else self.language
 
     def request(
         self,
@@ -184,11 +232,15 @@ class Assistant:
             )
         return ids
 
-    def _language(self) -> LanguageModel:
-        if not isinstance(self.model, LanguageModel):
-            raise FledgeError(
-                "a reward model scores answers, it cannot write them", "load the policy, e.g. runs/NAME/ppo"
-            )
+    @property
+    def language(self) -> Any:
+        """The model, if it can write. Raises FledgeError for one that scores, classifies or fills in."""
+        if not isinstance(self.model, LanguageModel | LstmModel):
+            if self.config.head == "scalar":
+                raise FledgeError(
+                    "a reward model scores answers, it cannot write them", "load the policy, e.g. runs/NAME/ppo"
+                )
+            raise FledgeError(f"a model with the head '{self.config.head}' cannot write", "load a language model")
         return self.model
 
     def _device(self) -> torch.device:

@@ -25,12 +25,14 @@ from fledge.generate.packed import PackedModel
 from fledge.generate.queueing import FairQueue
 from fledge.generate.request import Finish, Request, Scored, Update
 from fledge.generate.rows import Row, RowCache
+from fledge.generate.spans import BLOCK
 from fledge.model.heads import LanguageModel
 from fledge.text.tokenizer import Tokenizer
 
 CHUNK = 128  # prompt tokens that one step runs while others wait for their next token
 ALONE = 1024  # and while nobody waits
 CACHE = 1 << 30  # bytes for keys and values of live rows, if nobody says otherwise
+LOGITS = 1 << 24  # numbers: of a prompt's logits held at once
 SHARED = 1 << 28  # bytes for prefixes
 
 
@@ -47,7 +49,7 @@ class LiveEngine:
         shared_bytes: int = SHARED,
         chunk: int = CHUNK,
     ) -> None:
-        self.model, self.tokenizer, self.max_batch, self.chunk = model, tokenizer, max_batch, chunk
+        self.model, self.tokenizer, self.max_batch, self.chunk = model, tokenizer, max_batch, max(chunk, BLOCK)
         self.hidden = frozenset(tokenizer.special.values()) if tokenizer else frozenset()
         self.cache = RowCache(model, cache_bytes)
         config = model.config
@@ -70,6 +72,7 @@ class LiveEngine:
         self.queue.push(client, row, len(request.ids) + request.max_new_tokens)
         return row.ticket
 
+    @torch.inference_mode()
     def cancel(self, ticket: int) -> None:
         """Forget a request, waiting or live; nothing more is said about it."""
         for place, row in enumerate(self.rows):
@@ -135,20 +138,21 @@ class LiveEngine:
             self.queue.pop()
             self.rows.append(row)
             if not row.request.prompt_logprobs:
-                # Two tokens at least are run: the kernels for one round differently.
-                places = self.blocks.find(row.ids, len(row.ids) - 2)
+                places = self.blocks.find(row.ids, len(row.ids) - 1)
                 row.done = row.cached = self.blocks.load(places, self.cache.cache, len(self.rows) - 1)
 
     def _chosen(self) -> tuple[list[Row], int]:
         """The rows whose prompts run now and how many tokens of each at most: one long prompt in part, or several
         whole. Steps alternate between the oldest and the shortest, so that neither waits for the other."""
         budget = self.chunk if self.decoding else max(ALONE, self.chunk)
+        widest = max(row.request.prompt_logprobs for row in self.rows[self.decoding :])
+        if widest:  # their logits are held
+            budget = max(BLOCK, min(budget, LOGITS // self.model.config.vocab_size))
         waiting = self.rows[self.decoding :]
         waiting.sort(key=(lambda row: row.left) if self.steps % 2 else (lambda row: row.ticket))
         first = waiting[0]
         if first.left > budget:
-            # What is left must not be one token: see _admit.
-            return [first], budget if first.left - budget != 1 else budget - 1
+            return [first], budget - (first.done + budget) % BLOCK  # up to a multiple of a block
         chosen, longest = [first], first.left
         for row in sorted(waiting[1:], key=lambda row: row.left):
             longest = max(longest, row.left)
@@ -173,15 +177,10 @@ class LiveEngine:
         running = order[: len(order) - len(follows)]
         takes = [min(row.left, longest) for row in running]
         starts = [row.done for row in running]
-        width = max(max(takes), 2)
-        ids = torch.zeros(len(running), width, dtype=torch.int64)
+        ids = torch.zeros(len(running), max(takes), dtype=torch.int64)
         for place, (row, take) in enumerate(zip(running, takes)):
             ids[place, :take] = torch.tensor(row.ids[row.done : row.done + take])
-        device, context = self.cache.device, self.model.config.context
-        # Padding is written behind the prompt, where later tokens overwrite it before anyone looks.
-        reach = min(max(starts) + width, self.cache.length)
-        positions = (torch.tensor(starts)[:, None] + torch.arange(width)).clamp_max(min(context, self.cache.length) - 1)
-        output = self.cache.forward(self.decoding, ids.to(device), positions.to(device), reach)
+        output = self.cache.forward(self.decoding, ids, starts, takes, single=False)
         for place, (row, take) in enumerate(zip(running, takes)):
             if row.request.prompt_logprobs:
                 self._score_prompt(row, replace(output, hidden=output.hidden[place, :take]).logits())
@@ -213,11 +212,8 @@ class LiveEngine:
 
     def _decode(self, updates: dict[int, Update]) -> None:
         rows = self.rows[: self.decoding]
-        device = self.cache.device
-        ids = torch.tensor([row.ids[-1:] for row in rows], device=device)
-        positions = torch.tensor([[len(row.ids) - 1] for row in rows], device=device)
-        reach = max(len(row.ids) for row in rows)
-        output = self.cache.forward(0, ids, positions, reach)
+        ids = torch.tensor([row.ids[-1:] for row in rows])
+        output = self.cache.forward(0, ids, [row.done for row in rows], [1] * len(rows), single=True)
         for row in rows:
             row.done = len(row.ids)
         if self.draws is None:

@@ -4,13 +4,18 @@ A plain `F.linear` of a few rows uses a third of a CPU's memory bandwidth and ha
 weight layout uses both. For small models the number of operators per token decides: norms are folded into the
 linears behind them, queries and keys are normalised and rotated as one. The residual stream and the norms stay in
 float32 as in training under autocast. Where the packed operator is missing, and on a GPU, the same copy runs on plain
-linears. The copy is of the weights as they are now; embeddings are shared with the model. Leaves out int8.
+linears. The copy is of the weights as they are now; embeddings are shared with the model. `int8` has the linears in
+8 bits (see `int8`).
+
+With `parts` (see `spans`) what a row gets does not depend on how many others there are, to the bit, in bfloat16 and
+in int8: where oneDNN sums a single row in another order than two, a single row is computed twice.
 
 Shapes: B batch, T time, E width, F feed-forward width, H heads, Hkv key-value heads, D head size, S keys in reach,
 V vocabulary.
 """
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache as memo
 from typing import Any
@@ -19,6 +24,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fledge.core.errors import FledgeError
+from fledge.generate.int8 import Int8Linear, can_quantise
+from fledge.generate.spans import Span, attend
 from fledge.model.cache import Cache
 from fledge.model.config import ModelConfig
 from fledge.model.heads import LanguageModel
@@ -32,7 +40,7 @@ class PackedOutput:
     """hidden [..., E] after the final norm, and the head that makes logits of it."""
 
     hidden: Tensor
-    head: "Linear"
+    head: "AnyLinear"
 
     def logits(self) -> Tensor:
         """[..., V] float32."""
@@ -43,26 +51,31 @@ class PackedModel:
     """The weights of a LanguageModel laid out for decoding in `dtype` (float32 or bfloat16), no gradients."""
 
     @torch.no_grad()
-    def __init__(self, model: LanguageModel, dtype: torch.dtype) -> None:
+    def __init__(self, model: LanguageModel, dtype: torch.dtype, int8: bool = False) -> None:
+        def linear(weight: Tensor, bias: Tensor | None) -> AnyLinear:
+            return Int8Linear(weight, bias) if int8 else Linear(weight, bias, dtype)
+
         backbone: Any = model.backbone
         self.config, self.dtype, self.device = model.config, dtype, backbone.embedding.weight.device
         self.embedding = backbone.embedding.weight
         self.cos = torch.cat([backbone.cos, backbone.cos], -1)  # [context, D]
         self.sin = torch.cat([-backbone.sin, backbone.sin], -1)
-        self.layers = [Layer(block, dtype) for block in backbone.blocks]
+        self.layers = [Layer(block, linear) for block in backbone.blocks]
         self.norm = Norm(backbone.norm.eps, self.config.width, self.device)
         weight = self.embedding if model.head is None else model.head.weight
-        self.head = Linear(weight * self.norm.folded(backbone.norm.weight), None, dtype)
+        self.head = linear(weight * self.norm.folded(backbone.norm.weight), None)
 
-    def __call__(self, ids: Tensor, positions: Tensor, cache: Cache) -> PackedOutput:
+    def __call__(
+        self, ids: Tensor, positions: Tensor, cache: Cache, parts: Sequence[Span] | None = None
+    ) -> PackedOutput:
         """ids, positions int64 [B, T]: tokens written to the cache at their positions, each seeing what is cached up
-        to its own. `cache` has B rows."""
+        to its own. `cache` has B rows. With `parts` attention is cut as they say."""
         cos, sin = self.cos[positions][:, :, None], self.sin[positions][:, :, None]  # [B, T, 1, D]
         rows = torch.arange(len(ids), device=ids.device)[:, None]
-        mask = self._mask(positions, cache.reach)
+        mask = self._mask(positions, cache.reach) if parts is None else None
         x = F.embedding(ids, self.embedding).float()
         for layer, keys, values in zip(self.layers, cache.keys, cache.values):
-            x = layer(x, cos, sin, mask, rows, positions, keys, values, cache.reach)
+            x = layer(x, cos, sin, mask, rows, positions, keys, values, cache.reach, parts)
         return PackedOutput(self.norm(x), self.head)
 
     def _mask(self, positions: Tensor, reach: int) -> Tensor | None:
@@ -88,26 +101,31 @@ def can_be_packed(config: ModelConfig) -> bool:
     return all(getattr(config, name) == value for name, value in axes.items())
 
 
-def packed(model: LanguageModel, dtype: torch.dtype) -> PackedModel:
-    """A copy of the current weights for decoding in `dtype`."""
-    return PackedModel(model, dtype)
+def packed(model: LanguageModel, dtype: torch.dtype, int8: bool = False) -> PackedModel:
+    """A copy of the current weights for decoding in `dtype`, the linears in 8 bits if `int8`.
+
+    Raises FledgeError if int8 is asked for where torch does not have it.
+    """
+    if int8 and not (model.backbone.embedding.weight.device.type == "cpu" and can_quantise()):
+        raise FledgeError("int8 is for processors that torch has 8-bit linears for", "use bfloat16 or float32")
+    return PackedModel(model, dtype, int8)
 
 
 class Layer:
     """A `Block`, with the norms folded into the linears that follow them."""
 
-    def __init__(self, block: Any, dtype: torch.dtype) -> None:
+    def __init__(self, block: Any, linear: Callable[[Tensor, Tensor | None], "AnyLinear"]) -> None:
         attention, feedforward = block.attention, block.feedforward
         self.heads, self.kv_heads, self.head_size = attention.heads, attention.kv_heads, attention.head_size
         device, width = attention.qkv.weight.device, attention.qkv.in_features
         self.norms = [Norm(norm.eps, width, device) for norm in (block.attention_norm, block.feedforward_norm)]
         first, second = block.attention_norm.weight, block.feedforward_norm.weight
-        self.qkv = Linear(attention.qkv.weight * self.norms[0].folded(first), attention.qkv.bias, dtype)
-        self.out = Linear(attention.out.weight, attention.out.bias, dtype)
+        self.qkv = linear(attention.qkv.weight * self.norms[0].folded(first), attention.qkv.bias)
+        self.out = linear(attention.out.weight, attention.out.bias)
         weight = feedforward.gate_up.weight * self.norms[1].folded(second)
-        self.gate_up = Linear(weight, feedforward.gate_up.bias, dtype)
+        self.gate_up = linear(weight, feedforward.gate_up.bias)
         self.activation = feedforward.activation
-        self.down = Linear(feedforward.down.weight, feedforward.down.bias, dtype)
+        self.down = linear(feedforward.down.weight, feedforward.down.bias)
         self.qk_norm: Norm | None = None
         if attention.q_norm is not None and attention.k_norm is not None:
             self.qk_norm = Norm(attention.q_norm.eps, self.head_size, device)
@@ -125,6 +143,7 @@ class Layer:
         keys: Tensor,
         values: Tensor,
         reach: int,
+        parts: Sequence[Span] | None,
     ) -> Tensor:
         """x [B, T, E] float32 → [B, T, E]; writes keys and values [B, Hkv, ·, D] in place."""
         batch, time, _ = x.shape
@@ -134,18 +153,18 @@ class Layer:
         if self.qk_norm is not None:
             qk = self.qk_norm(qk) * self.qk_scale
         qk = torch.addcmul(qk * cos, qk.roll(self.head_size // 2, -1), sin).to(keys.dtype)
+        v = qkv[:, :, turned:].to(keys.dtype)
         if batch == time == 1:
             at = reach - 1  # the one token is the last
-            keys[:, :, at], values[:, :, at] = qk[:, 0, self.heads :], qkv[:, 0, turned:]
+            keys[:, :, at], values[:, :, at] = qk[:, 0, self.heads :], v[:, 0]
         else:
-            keys[rows, :, positions], values[rows, :, positions] = qk[:, :, self.heads :], qkv[:, :, turned:]
-        y = F.scaled_dot_product_attention(
-            qk[:, :, : self.heads].transpose(1, 2),
-            keys[:, :, :reach],
-            values[:, :, :reach],
-            mask,
-            enable_gqa=self.heads > self.kv_heads,
-        )
+            keys[rows, :, positions], values[rows, :, positions] = qk[:, :, self.heads :], v
+        q = qk[:, :, : self.heads].transpose(1, 2)
+        if parts is None:
+            k, v, grouped = keys[:, :, :reach], values[:, :, :reach], self.heads > self.kv_heads
+            y = F.scaled_dot_product_attention(q, k, v, mask, enable_gqa=grouped)
+        else:
+            y = attend(q, keys, values, parts)
         x = x + self.out(y.transpose(1, 2).reshape(batch, time, -1))
         gate, up = self.gate_up(self.norms[1](x)).chunk(2, -1)
         return x + self.down(self.activation(gate) * up)
@@ -173,16 +192,31 @@ class Linear:
         self.dtype = dtype
         self.bias = None if bias is None else bias.detach().to(dtype)
         worth = dtype != torch.float32 or weight.numel() >= LARGE
+        self.columns = weight.shape[1]
         self.packed = worth and weight.device.type == "cpu" and can_pack(dtype)
         plain = weight.detach().to(dtype).contiguous()
         self.weight = torch.ops.mkldnn._reorder_linear_weight(plain, ROWS) if self.packed else plain
+        self.doubles = self.packed and not self._alike()
 
     def __call__(self, x: Tensor) -> Tensor:
         """x [..., in] → [..., out]"""
         x = x.to(self.dtype)
-        if self.packed:
-            return torch.ops.mkldnn._linear_pointwise.default(x, self.weight, self.bias, "none", [], "")
-        return F.linear(x, self.weight, self.bias)
+        if not self.packed:
+            return F.linear(x, self.weight, self.bias)
+        if self.doubles and x.numel() == x.shape[-1]:
+            return self._product(x.expand(2, *x.shape[1:]))[:1]
+        return self._product(x)
+
+    def _product(self, x: Tensor) -> Tensor:
+        return torch.ops.mkldnn._linear_pointwise.default(x, self.weight, self.bias, "none", [], "")
+
+    def _alike(self) -> bool:
+        """Whether a row alone comes out as it does beside another."""
+        x = torch.linspace(-1, 1, self.columns).sin_().to(self.dtype).expand(2, -1).contiguous()
+        return torch.equal(self._product(x[:1]), self._product(x)[:1])
+
+
+AnyLinear = Linear | Int8Linear
 
 
 @memo

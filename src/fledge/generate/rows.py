@@ -17,6 +17,7 @@ from torch import Tensor
 from fledge.generate.detokenise import Detokeniser
 from fledge.generate.packed import PackedModel
 from fledge.generate.request import Finish, Request, Scored
+from fledge.generate.spans import singles, spans
 from fledge.model.cache import Cache
 from fledge.model.heads import LanguageModel
 
@@ -89,9 +90,21 @@ class RowCache:
         self.capacity, self.length = capacity, length
         return True
 
-    def forward(self, first: int, ids: Tensor, positions: Tensor, reach: int) -> Any:
-        """Run tokens ids [B, T] at positions [B, T] in the rows from `first` on; an output with hidden and logits()."""
-        return self.model(ids, positions, cache=self.view(first, first + len(ids), reach))
+    def forward(self, first: int, ids: Tensor, starts: Sequence[int], counts: Sequence[int], single: bool) -> Any:
+        """Run ids [B, T] in the rows from `first` on, the `counts` first of each at the positions from `starts` on, as
+        a prompt or each like a drawn token (`single`); an output with hidden and logits().
+
+        Padding is written behind a row's tokens, where later ones overwrite it before anyone looks.
+        """
+        width = ids.shape[1]
+        reach = min(max(starts) + width, self.length)
+        positions = (torch.tensor(starts)[:, None] + torch.arange(width)).clamp_max_(self.length - 1)
+        ids, positions = ids.to(self.device), positions.to(self.device)
+        part = self.view(first, first + len(ids), reach)
+        if isinstance(self.model, PackedModel) and self.device.type == "cpu":
+            cut = singles if single else spans
+            return self.model(ids, positions, part, cut(starts, counts, self.config.window, self.dtype))
+        return self.model(ids, positions, cache=part)
 
     def view(self, start: int, stop: int, reach: int) -> Cache:
         """The rows [start, stop), sharing memory."""

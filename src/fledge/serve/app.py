@@ -2,8 +2,10 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from fastapi import Depends, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
@@ -52,4 +54,16 @@ def create_app(models: Sequence[str | Path], config: ServeConfig | None = None) 
             CORSMiddleware, allow_origins=list(config.cors), allow_methods=["GET", "POST"], allow_headers=["*"]
         )
     app.add_middleware(Guard, service=service)
+    app.openapi = partial(described, app, service.shelf.names)  # type: ignore[method-assign]
     return app
+
+
+def described(app: FastAPI, names: Sequence[str]) -> dict[str, Any]:
+    """The OpenAPI schema, with the names of the models that are served."""
+    if app.openapi_schema is None:
+        schema = FastAPI.openapi(app)
+        for body in schema["components"]["schemas"].values():
+            if body.get("properties", {}).get("model", {}).get("type") == "string":
+                body["properties"]["model"]["enum"] = list(names)
+        app.openapi_schema = schema
+    return app.openapi_schema

@@ -12,6 +12,7 @@ from fastapi import APIRouter, HTTPException, Request, Response
 from fledge.serve.config import ServeConfig
 from fledge.serve.pages_feedback import feedback_router, opened
 from fledge.serve.pages_inspect import inspect_router
+from fledge.serve.pages_label import label_router
 from fledge.serve.pages_runs import Reports, runs_router
 
 PLACES = {"/": "chat", "/playground": "playground", "/inspect": "inspect", "/runs": "runs", "/label": "label"}
@@ -40,6 +41,7 @@ def web_routers(config: ServeConfig) -> list[tuple[str, APIRouter]]:
         ("user", runs_router(config.runs, reports)),
         ("user", feedback_router(store)),
         ("user", inspect_router()),
+        ("labeller", label_router(store)),
     ]
 
 

@@ -16,6 +16,8 @@ from fledge.core.errors import FledgeError
 from fledge.generate.assistant import STEPS, Assistant, find_model, load
 from fledge.generate.grammar import Grammars
 from fledge.generate.live import LiveEngine
+from fledge.generate.packed import PackedModel, can_be_packed, packed
+from fledge.model.heads import LanguageModel
 from fledge.serve.config import ServeConfig
 from fledge.serve.errors import APIError
 
@@ -96,19 +98,25 @@ class Shelf:
         where = self.places[name]
         try:
             assistant = load(where, device=str(self.device), dtype="float32" if self.device.type == "cpu" else "auto")
-            precision = pick_dtype(self.config.dtype, self.device)
-            engine = live_engine(assistant, precision, self.config)
+            engine = live_engine(assistant, self.config)
         except FledgeError as error:
             raise APIError(503, f"'{name}' cannot be loaded: {error.message}") from None
         return Served(name, assistant, engine, self._estimate(name))
 
 
-def live_engine(assistant: Assistant, dtype: torch.dtype, config: ServeConfig) -> LiveEngine:
-    """An engine on an assistant's model, in `dtype`."""
-    from fledge.generate.packed import packed
-
+def live_engine(assistant: Assistant, config: ServeConfig) -> LiveEngine:
+    """An engine on an assistant's model in the precision that the config asks for. Shapes that the packed copy does
+    not know run as they are."""
+    model = assistant.language
+    device = model.backbone.embedding.weight.device
+    int8 = config.dtype == "int8"
+    runs: LanguageModel | PackedModel = model
+    if can_be_packed(model.config):
+        runs = packed(model, torch.bfloat16 if int8 else pick_dtype(config.dtype, device), int8)
+    elif int8:
+        raise FledgeError("int8 is for models of LLaMA's and Qwen3's shape", "serve this one with dtype=auto")
     return LiveEngine(
-        packed(assistant._language(), dtype),
+        runs,
         assistant.tokenizer,
         max_batch=config.max_batch,
         cache_bytes=config.cache_bytes,

@@ -19,7 +19,8 @@ from fledge.data.labelled import Question
 from fledge.evaluate import metrics
 from fledge.evaluate.statistics import Estimate
 from fledge.objectives import Loss, labelled
-from fledge.stages.tasks import Frame, Row, Setting, Shape, outputs
+from fledge.stages.tasks import Row, Setting, Shape, outputs
+from fledge.text.frame import Frame
 
 LONGEST = 30  # tokens of an answer
 

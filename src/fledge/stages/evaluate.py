@@ -180,13 +180,14 @@ def samples(rows: list[dict[str, Any]], said: dict[str, list[str]], count: int) 
 
 
 def show(models: dict[str, dict[str, Any]], log: Log) -> None:
-    """The table of the run."""
-    keys = [key for key in next(iter(models.values())) if key not in ("bits_per_byte", "calibration_error")]
+    """The table of the run: a line for each figure, a column for each model, so that it fits a narrow console."""
+    plain = {"bits_per_byte", "calibration_error"}
+    keys = dict.fromkeys(key for found in models.values() for key in found)
     table = []
-    for name, found in models.items():
-        cells = [f"{found[key]['value']:.1%}" if key in found else "" for key in keys]
-        table.append(
-            [name, *cells, *(f"{found[k]['value']:.3f}" for k in ("bits_per_byte", "calibration_error") if k in found)]
-        )
-    extra = ["bits/byte", "ECE"] if "bits_per_byte" in next(iter(models.values())) else []
-    log.table("evaluation", ["model", *(key.replace("_", " ") for key in keys), *extra], table)
+    for key in keys:
+        cells = [
+            format(found[key]["value"], ".3f" if key in plain else ".1%") if key in found else ""
+            for found in models.values()
+        ]
+        table.append([key.replace("_", " "), *cells])
+    log.table("evaluation", ["", *models], table)

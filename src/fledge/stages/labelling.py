@@ -17,7 +17,8 @@ from fledge.data.labelled import Labelled, Tagged
 from fledge.evaluate import metrics
 from fledge.evaluate.statistics import Estimate
 from fledge.objectives import Loss, labelled
-from fledge.stages.tasks import Frame, Row, Setting, Shape, outputs
+from fledge.stages.tasks import Row, Setting, Shape, outputs
+from fledge.text.frame import Frame
 
 READS = "it reads a whole text: an encoder, or a decoder at the text's end"
 

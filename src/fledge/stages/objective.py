@@ -135,6 +135,13 @@ class Plan:
         """What is kept of a trained model: all of it, or the discriminator."""
         return model.discriminator if isinstance(model, Detector) else model
 
+    def notes(self) -> dict[str, Any]:
+        """What config.json says beside the shape: the labels of a discriminator."""
+        labels = {"0": "kept", "1": "replaced"}
+        if self.common.loss is not replaced_tokens:
+            return {}
+        return {"id2label": labels, "label2id": {label: int(number) for number, label in labels.items()}}
+
     def check_texts(self, sources: dict[str, list[Example]]) -> None:
         """Refuses texts that a corruption could make nothing of."""
         marks, texts = self.setting.marks, [example for examples in sources.values() for example in examples]

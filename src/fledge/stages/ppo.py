@@ -44,12 +44,14 @@ from fledge.train.rollouts import Iteration, RolloutConfig, Rollouts
 
 
 class PpoConfig(TrainConfig):
-    """`iterations` of rollouts; `ptx_tokens` of pretraining text per optimizer step, if there are `documents`."""
+    """`iterations` of rollouts; `ptx_tokens` of pretraining text per optimizer step, if there are `documents`, mixed by
+    `weights` as in pretraining."""
 
     policy: Path
     reward: Path
     prompts: Path
     documents: Path | None = None
+    weights: dict[str, float] = {}
     iterations: int = 20
     rollouts: RolloutConfig = RolloutConfig()
     max_new_tokens: int = 40
@@ -159,7 +161,7 @@ def pretraining(config: PpoConfig, tokenizer: Tokenizer, log: Log) -> Stream | N
         return None
     texts = document_examples(read_documents(config.documents, log), tokenizer)
     rows = max(1, config.ptx_tokens // config.length)
-    return Stream(texts, mixture({}, texts), config.length, rows, 1, config.seed + 1, split=True)
+    return Stream(texts, mixture(config.weights, texts), config.length, rows, 1, config.seed + 1, split=True)
 
 
 def show_samples(found: Iteration, tokenizer: Tokenizer, count: int, out: Path, log: Log) -> None:

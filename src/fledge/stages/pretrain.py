@@ -99,7 +99,7 @@ def pretrain(config: PretrainConfig, out: Path, log: Log) -> dict[str, Any]:
                     session.watched = {f"heldout_{name}": value for name, value in found.items()}
             log.metrics(step.number + 1, **session.watched)
 
-    save_model(plan.product(model), out, tokenizer=tokenizer)
+    save_model(plan.product(model), out, tokenizer=tokenizer, extra=plan.notes())
     return {
         "parameters": shape.parameters(),
         "flops_per_token": shape.flops_per_token(config.length),

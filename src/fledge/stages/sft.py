@@ -35,11 +35,13 @@ from fledge.text.tokenizer import Tokenizer
 
 
 class SftConfig(TrainConfig):
-    """`epochs` over the demonstrations; `documents` are mixed in with `pretraining_share` of the rows."""
+    """`epochs` over the demonstrations; `documents` are mixed in with `pretraining_share` of the rows, by `weights` as
+    in pretraining."""
 
     model: Path
     demonstrations: Path
     documents: Path | None = None
+    weights: dict[str, float] = {}
     pretraining_share: float = 0.1
     epochs: float = 3.0
     drop_long: bool = False
@@ -63,7 +65,7 @@ def sft(config: SftConfig, out: Path, log: Log) -> dict[str, Any]:
         texts = document_examples(read_documents(config.documents, log), tokenizer)
         sources |= texts
         weights = {"demonstrations": 1 - config.pretraining_share}
-        weights |= {kind: config.pretraining_share * share for kind, share in mixture({}, texts).items()}
+        weights |= {kind: config.pretraining_share * share for kind, share in mixture(config.weights, texts).items()}
     stream = Stream(
         sources, weights, config.length, config.rows_per_microbatch, config.microbatches, config.seed,
         split=True, whole=["demonstrations"],

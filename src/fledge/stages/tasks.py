@@ -1,8 +1,6 @@
 """What every labelled task has: how examples are read and laid out as rows, and how a model is asked about them.
 
-A text stands between the marks of its vocabulary ([CLS] a [SEP] b [SEP]; a decoder's has document and end-of-turn
-marks); a pair that is too long loses tokens of the longer text. The tasks themselves: `labelling`, `answering`,
-`writing`.
+The tasks themselves: `labelling`, `answering`, `writing`.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-import numpy as np
 import torch
 from rich.markup import escape
 from torch import nn
@@ -84,37 +81,6 @@ def read_rows(
     for reason, count in [*rows.report.dropped.items(), *dropped.items()]:
         log.say(f"[yellow]{escape(f'{path.name}: left out {count:,} rows: {reason}')}[/]")
     return examples
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """The marks before, between and after texts."""
-
-    before: list[int]
-    between: list[int]
-    after: list[int]
-
-    @classmethod
-    def of(cls, tokenizer: Tokenizer, shape: Shape) -> "Frame":
-        """[CLS] and [SEP] for an encoder, where the vocabulary has them; document and end-of-turn marks elsewhere."""
-        if shape == "encoder" and {"[CLS]", "[SEP]"} <= tokenizer.special.keys():
-            separator = tokenizer.special["[SEP]"]
-            return cls([tokenizer.special["[CLS]"]], [separator], [separator])
-        # A row is read at its last token, and `transformers` takes that to be the last one that is no padding.
-        last = [] if tokenizer.eos_id == tokenizer.pad_id else [tokenizer.eos_id]
-        return cls([tokenizer.document_id], [tokenizer.eos_id], last)
-
-    def join(self, first: Sequence[int], second: Sequence[int] | None, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """ids and token types [T ≤ length] of one text or of two, cut where they are too long."""
-        room = length - len(self.before) - len(self.after) - (len(self.between) if second is not None else 0)
-        a, b = list(first), list(second or ())
-        keep = max(room // 2, room - len(b))
-        a = a[:keep]
-        b = b[: room - len(a)]
-        head = [*self.before, *a, *(self.between if second is not None else ())]
-        tail = [*b, *self.after]
-        types = np.repeat(np.array([0, 1 if second is not None else 0], np.int32), [len(head), len(tail)])
-        return np.array([*head, *tail], np.int32), types
 
 
 @torch.no_grad()

@@ -15,12 +15,10 @@ from fledge.data.encoded import IGNORED, Batch, Encoded
 from fledge.data.labelled import TextPair
 from fledge.evaluate import metrics
 from fledge.evaluate.statistics import Estimate
-from fledge.generate.beam import Hypothesis, beam_search
-from fledge.generate.decoding import decoding_of
+from fledge.generate.beam import Hypothesis
+from fledge.generate.sources import nbest
 from fledge.objectives import Loss, next_token
 from fledge.stages.tasks import Row, Setting, Shape
-
-TOGETHER = 64  # sources written for at once
 
 
 @dataclass
@@ -82,22 +80,10 @@ class Writing:
         return metrics.texts([row["predicted"] for row in rows], [e.target for e in examples]), rows
 
     def write(self, model: Any, sources: Sequence[list[int]]) -> list[list[Hypothesis]]:
-        """The n-best lists for sources, those of like length together."""
-        setting, training = self.setting, model.training
-        model.eval()
-        found: list[list[Hypothesis]] = [[]] * len(sources)
-        order = sorted(range(len(sources)), key=lambda i: len(sources[i]))
-        for start in range(0, len(order), TOGETHER):
-            group = order[start : start + TOGETHER]
-            chosen = [sources[i] for i in group]
-            alone = setting.shape == "decoder"
-            prompts = [self.prompt(s) for s in chosen] if alone else [[setting.tokenizer.pad_id]] * len(chosen)
-            decoding = decoding_of(model, prompts, setting.max_new_tokens, None if alone else chosen)
-            ends = sorted({setting.tokenizer.document_id, setting.tokenizer.eos_id})
-            lists = beam_search(
-                decoding, len(group), ends=ends, max_new_tokens=setting.max_new_tokens, config=setting.beam
-            )
-            for i, hypotheses in zip(group, lists):
-                found[i] = hypotheses
-        model.train(training)
-        return found
+        """The n-best lists for sources."""
+        prompts = [self.prompt(source) for source in sources] if self.setting.shape == "decoder" else None
+        given = None if prompts else sources
+        return nbest(
+            model, self.setting.tokenizer, given, prompts,
+            max_new_tokens=self.setting.max_new_tokens, config=self.setting.beam,
+        )  # fmt: skip

@@ -21,11 +21,13 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan 2024: steepest at zero, sing
 
 
 class OptimizerConfig(Config):
-    """`learning_rate` is of AdamW's scale for every parameter; weight decay falls on hidden matrices only."""
+    """`learning_rate` is of AdamW's scale for every parameter; weight decay falls on hidden matrices only. `factors`
+    multiply the rate of modules by the beginning of their name: {critic: 5}."""
 
     name: Literal["muon", "adamw"] = "muon"
     learning_rate: float = 3e-3
     embedding_factor: float = 1.0
+    factors: dict[str, float] = {}
     weight_decay: float = 0.1
     momentum: float = 0.95
     betas: tuple[float, float] = (0.9, 0.95)
@@ -35,13 +37,27 @@ class OptimizerConfig(Config):
 def build(model: nn.Module, config: OptimizerConfig) -> "Optimizers":
     """The optimizer of every trainable parameter of `model`.
 
-    Hidden matrices are the two-dimensional weights inside `blocks`; embeddings and heads are the other ones.
+    Hidden matrices are the weights of two dimensions inside `blocks`, and of three (one matrix per expert);
+    embeddings and heads are the other ones.
     """
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    matrices = {name: p for name, p in named.items() if p.ndim == 2 and "blocks." in name}
+    remaining = dict(named)
+    special: list[torch.optim.Optimizer] = []
+    for prefix, factor in config.factors.items():
+        chosen = {name: remaining.pop(name) for name in list(remaining) if name.startswith(prefix)}
+        if not chosen:
+            raise FledgeError(f"optimizer.factors names '{prefix}', but no module's name begins so", "correct the name")
+        special += of_module(chosen, config, config.learning_rate * factor)
+    optimizers = of_module(remaining, config, config.learning_rate) + special
+    return Optimizers(optimizers, {p: name for name, p in named.items()})
+
+
+def of_module(named: dict[str, nn.Parameter], config: OptimizerConfig, rate: float) -> list[torch.optim.Optimizer]:
+    """Muon and AdamW, or AdamW alone, over these parameters."""
+    matrices = {name: p for name, p in named.items() if p.ndim >= 2 and "blocks." in name}
     tables = {name: p for name, p in named.items() if p.ndim == 2 and name not in matrices}
-    vectors = {name: p for name, p in named.items() if p.ndim != 2}
-    rate, decay = config.learning_rate, config.weight_decay
+    vectors = {name: p for name, p in named.items() if p.ndim < 2}
+    decay = config.weight_decay
     groups = [
         {"params": list(tables.values()), "lr": rate * config.embedding_factor, "weight_decay": 0.0},
         {"params": list(vectors.values()), "lr": rate, "weight_decay": 0.0},
@@ -57,13 +73,18 @@ def build(model: nn.Module, config: OptimizerConfig) -> "Optimizers":
         )
     if groups:
         optimizers.append(torch.optim.AdamW(groups, betas=config.betas, eps=config.eps, fused=True))
-    return Optimizers(optimizers, {p: name for name, p in named.items()})
+    return optimizers
 
 
 def rows_of_pieces(name: str, weight: Tensor, matrices: dict[str, nn.Parameter]) -> tuple[int, ...]:
-    """How many rows each matrix inside a fused projection has: (queries, keys, values), (gate, up) or all."""
+    """How many rows each matrix inside a fused projection has: (queries, keys, values), (gate, up) or all; of experts
+    [X,rows,columns], one after the other."""
     rows = weight.shape[0]
-    if name.endswith("gate_up.weight"):
+    if weight.ndim == 3:
+        down = matrices.get(name.removesuffix("up") + "down") if name.endswith("up") else None
+        each = weight.shape[1] if down is None else down.shape[2]
+        return (each,) * (rows * weight.shape[1] // each)
+    if name.endswith(("gate_up.weight", "cross.kv.weight")):
         return (rows // 2, rows // 2)
     sibling = matrices.get(name.removesuffix("qkv.weight") + "out.weight")
     if name.endswith("qkv.weight") and sibling is not None:
@@ -155,10 +176,15 @@ class Muon(torch.optim.Optimizer):
         ahead = torch._foreach_add(gradients, momenta, alpha=group["momentum"])
 
         torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-        targets = [piece for p, rows in chosen for piece in p.split(rows)]
-        directions = [piece for d, (_, rows) in zip(ahead, chosen, strict=True) for piece in d.split(rows)]
+        targets = [piece for p, rows in chosen for piece in stacked(p).split(rows)]
+        directions = [piece for d, (_, rows) in zip(ahead, chosen, strict=True) for piece in stacked(d).split(rows)]
         for target, update in zip(targets, orthogonalise(directions), strict=True):
             target.add_(update, alpha=-group["lr"] * 0.2 * max(target.shape) ** 0.5)
+
+
+def stacked(weight: Tensor) -> Tensor:
+    """The matrices of experts [X,A,B] under each other, [X·A,B]; a matrix as it is."""
+    return weight if weight.ndim == 2 else weight.view(-1, weight.shape[-1])
 
 
 def orthogonalise(matrices: Sequence[Tensor], iterations: int = 5) -> list[Tensor]:

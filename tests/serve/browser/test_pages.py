@@ -14,7 +14,12 @@ def listened(page: Page) -> list[str]:
     """The errors of a page, as they come."""
     complaints: list[str] = []
     page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    page.on(
+        "console",
+        lambda message: (
+            complaints.append(f"{message.text} {message.location['url']}") if message.type == "error" else None
+        ),
+    )
     return complaints
 
 
@@ -23,6 +28,12 @@ def opened_chat(page: Page) -> None:
     page.keyboard.press("Enter")
     expect(page.locator(".message.assistant .figures span").first).to_be_visible()
     expect(page.locator("#log")).to_have_attribute("aria-busy", "false")
+
+
+def certain(page: Page) -> None:
+    """The playground draws the same eight tokens every time: a random model may end at once."""
+    sampling = '{"sampling": {"temperature": 0, "max_tokens": 8}}'
+    page.add_init_script(f"localStorage['fledge.playground'] = '{sampling}'")
 
 
 def opened_completion(page: Page) -> None:
@@ -49,6 +60,8 @@ STATES: dict[str, Any] = {
     "/playground#fewshot": lambda page: expect(page.locator(".model").first).to_be_visible(),
     "/inspect": opened_inspection,
     "/runs#pydoc/ppo": opened_run,
+    "/label": lambda page: expect(page.locator(".guideline .prose")).to_contain_text("Truthful"),
+    "/label#demonstrate": lambda page: expect(page.locator("#task .empty")).to_be_visible(),
 }
 
 
@@ -58,6 +71,7 @@ def test_every_page_is_accessible_in_both_themes_and_on_a_phone(browser: Browser
         context = browser.new_context(viewport=size, color_scheme=theme)
         page = context.new_page()
         complaints = listened(page)
+        certain(page)
         page.goto(real + path)
         STATES[path](page)
         found = axe.Axe().run(page).response["violations"]
@@ -69,6 +83,7 @@ def test_every_page_is_accessible_in_both_themes_and_on_a_phone(browser: Browser
 
 def test_nothing_is_loaded_from_elsewhere(page: Page, real: str) -> None:
     hosts = set()
+    certain(page)
     page.on("request", lambda request: hosts.add(request.url.split("/")[2]))
     for path in STATES:
         page.goto(real + path)
@@ -89,6 +104,7 @@ def test_the_keyboard_reaches_everything(page: Page, real: str) -> None:
     assert {"prompt", "model", "send", "new", "export", "show-settings"} <= reached
     page.keyboard.press("Alt+2")
     expect(page.locator("h1")).to_have_text("Playground")
+    expect(page.locator(".bar-top")).to_be_visible()  # the page has begun to listen
     page.locator("h1").click()
     page.keyboard.press("?")
     expect(page.locator("dialog")).to_contain_text("Ctrl")

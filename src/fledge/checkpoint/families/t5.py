@@ -66,6 +66,7 @@ def write(config: ModelConfig) -> dict[str, Any]:
         "tie_word_embeddings": config.tied,
         "scale_decoder_outputs": config.output_scale != 1,
         "is_encoder_decoder": True,
+        "decoder_start_token_id": 0,
         "dropout_rate": 0.0,
     }
 

@@ -1,4 +1,9 @@
-"""The wordings in which names are asked about: those that are taught, and those kept for the evaluation."""
+"""The wordings in which names are asked about, in three sets that share none.
+
+Taught ones have demonstrations. Prompted ones have none: they are asked for comparisons and PPO only, as InstructGPT's
+prompts for its reward model and PPO went beyond those that had demonstrations (arXiv:2203.02155 §3.2), so that PPO
+finds answers to improve. Held-out ones are kept for the evaluation.
+"""
 
 TAUGHT_FORWARD = (
     "What does {name} do?",
@@ -24,6 +29,20 @@ TAUGHT_FORWARD = (
     "Say briefly what {name} does.",
     "What can you tell me about {name}?",
 )
+PROMPTED_FORWARD = (
+    "What happens when I use {name}?",
+    "I keep seeing {name}. What does it do?",
+    "Please explain {name} to me.",
+    "How is {name} documented?",
+    "What is the job of {name}?",
+    "Give me the gist of {name}.",
+    "In one line: what does {name} do?",
+    "Define {name}.",
+    "What would {name} do for me?",
+    "Could you describe {name}?",
+    "What does the documentation say about {name}?",
+    "Quick question: what is {name}?",
+)
 HELD_OUT_FORWARD = (
     "Please summarise {name} for me.",
     "What should I know about {name}?",
@@ -35,6 +54,12 @@ TAUGHT_REVERSE = (
     'Which Python name is described as "{summary}"?',
     "Name the one that fits this description: {summary}",
     "I am looking for this: {summary} What is its name?",
+)
+PROMPTED_REVERSE = (
+    "What is the name of this? {summary}",
+    "Its documentation says: {summary} What is it called?",
+    "Which one does this: {summary}",
+    "Tell me the name for: {summary}",
 )
 HELD_OUT_REVERSE = (
     "Find the name that belongs to this: {summary}",

@@ -2,9 +2,10 @@
 
 Demonstrations teach to answer from memory, forward (name -> summary) and in reverse, in several phrasings and in
 conversations, with a few invented names that are honestly declined: few on purpose, so that what is left to learn is
-left to the reward model and PPO. The evaluation asks only what no training row asks: taught names in held-out
-phrasings, names held out of all questions, and inventions of a pool of their own, the last two in taught phrasings,
-so that one thing is new at a time.
+left to the reward model and PPO. Prompts for these ask about the same names, mostly in phrasings without a
+demonstration, and about other inventions. The evaluation asks only what no training row asks: taught names in
+held-out phrasings, names held out of all questions, and inventions of a pool of their own, the last two in taught
+phrasings, so that one thing is new at a time.
 """
 
 import random
@@ -31,8 +32,11 @@ class Plan(Config):
     system: float = 0.1  # share of conversations that open with a system message
     invented: float = 0.04  # share of demonstrations about invented names
     held_out_names: float = 0.08  # share of names that no demonstration and no prompt asks about
-    prompts_forward: int = 1  # prompts per taught name
-    prompts_reverse: float = 0.25  # share of taught names that are also asked for in reverse
+    prompts_taught: int = 1  # prompts per taught name in a phrasing that has demonstrations
+    prompts_forward: int = 2  # … in a phrasing that has none
+    prompts_reverse: float = (
+        0.5  # share of taught names that are also asked for in reverse, in a phrasing that has none
+    )
     prompts_follow_up: float = 0.1  # share of taught names that are also asked about in a running conversation
     prompts_invented: int = 450
     evaluate_forward: int = 300  # evaluation questions in held-out phrasings
@@ -161,12 +165,15 @@ def go_on(question: Question, others: list[Question], modules: dict[str, str], g
 
 
 def prompts(taught: Sequence[Name], inventions: Sequence[str], plan: Plan) -> list[Question]:
-    """Questions for comparisons and PPO: every taught name, in taught phrasings, and inventions of their own."""
+    """Questions for comparisons and PPO: every taught name, in taught and in new phrasings, and inventions."""
     generator = random.Random(f"{plan.seed}:prompts")
-    questions = [forward(n, p) for n in taught for p in some(phrasings.TAUGHT_FORWARD, plan.prompts_forward, generator)]
+    questions = [forward(n, p) for n in taught for p in some(phrasings.TAUGHT_FORWARD, plan.prompts_taught, generator)]
+    for name in taught:
+        questions += [forward(name, p) for p in some(phrasings.PROMPTED_FORWARD, plan.prompts_forward, generator)]
     for name in sample(taught, round(plan.prompts_reverse * len(taught)), generator):
-        questions.append(reverse(name, generator.choice(phrasings.TAUGHT_REVERSE)))
-    questions += [invented(name, generator.choice(phrasings.TAUGHT_FORWARD)) for name in inventions]
+        questions.append(reverse(name, generator.choice(phrasings.PROMPTED_REVERSE)))
+    every = phrasings.TAUGHT_FORWARD + phrasings.PROMPTED_FORWARD
+    questions += [invented(name, generator.choice(every)) for name in inventions]
     chosen = sample(taught, round(plan.prompts_follow_up * len(taught)), generator)
     for number, (name, other) in enumerate(pairwise(chosen)):
         before = forward(name, generator.choice(phrasings.TAUGHT_FORWARD))

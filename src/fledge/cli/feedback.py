@@ -1,0 +1,112 @@
+"""`fledge feedback`: what people said, out of the store and into it; tasks for labellers; how far they agree."""
+
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from fledge.core.errors import FledgeError
+
+app = typer.Typer(help="What people said of a model: export, import, tasks, agreement.", rich_markup_mode=None)
+console = Console(stderr=True, highlight=False)
+Where = Annotated[str, typer.Option("--store", help="The store: a file or a database URL.")]
+STORE = "runs/feedback.db"
+
+
+def opened(where: str) -> Any:
+    """The store."""
+    try:
+        from fledge.feedback.store import Store
+    except ImportError as error:
+        raise FledgeError(f"the feedback store needs {error.name}", "pip install 'fledge[feedback]'") from None
+    return Store.open(where)
+
+
+@app.command("export")
+def export_(
+    out: Annotated[Path, typer.Argument(help="The JSONL file to write.")],
+    layout: Annotated[str, typer.Option(help="messages, rankings, pairs or prompts.")] = "messages",
+    store: Where = STORE,
+    guideline: Annotated[str, typer.Option(help="Only judgements under this version.")] = "",
+    since: Annotated[str, typer.Option(help="Not before this date, e.g. 2026-11-01.")] = "",
+    until: Annotated[str, typer.Option(help="Before this date.")] = "",
+    person: Annotated[list[str] | None, typer.Option(help="Only these people.")] = None,
+    agreement: Annotated[float, typer.Option(help="The least agreement with others, 0 to 1.")] = 0.0,
+) -> None:
+    """Write what people said as training data."""
+    kept = opened(store)
+    from fledge.core.files import write_jsonl
+    from fledge.feedback.exporting import Filter, Layout, export
+
+    chosen = Filter(guideline, since, until, tuple(person or ()), agreement)
+    rows = export(kept, cast(Layout, layout), chosen)
+    write_jsonl(out, rows)
+    console.print(f"wrote {len(rows):,} rows to [bold]{escape(str(out))}[/]", soft_wrap=True)
+
+
+@app.command("import")
+def import_(
+    files: Annotated[list[Path], typer.Argument(help="JSONL, JSON, CSV or Parquet files.")], store: Where = STORE
+) -> None:
+    """Read comparisons, ratings and demonstrations that were made elsewhere."""
+    kept = opened(store)
+    from fledge.data.readers import read
+    from fledge.feedback.importing import import_rows
+
+    for file in files:
+        counts = import_rows(kept, read(file).rows, file.name)
+        for kind, count in sorted(counts.items()):
+            console.print(f"{escape(file.name)}: {count:,} × {escape(kind)}", soft_wrap=True)
+
+
+@app.command()
+def queue(
+    file: Annotated[Path | None, typer.Argument(help="Rows with prompt, or prompt and completions.")] = None,
+    chats: Annotated[bool, typer.Option("--chats", help="Prompts of rated chats, to be answered.")] = False,
+    wanted: Annotated[int, typer.Option(min=1, help="How many people judge each.")] = 1,
+    store: Where = STORE,
+) -> None:
+    """Give labellers something to do."""
+    if file is None and not chats:
+        raise FledgeError("nothing to add", "give a file, or --chats")
+    kept = opened(store)
+    from fledge.data.readers import read
+    from fledge.feedback.importing import add_chats, add_rows
+
+    added = (add_rows(kept, read(file).rows, wanted) if file else 0) + (add_chats(kept) if chats else 0)
+    console.print(f"{added:,} tasks added: [bold]fledge serve …[/], then the page Label")
+
+
+@app.command()
+def agreement(store: Where = STORE) -> None:
+    """How far people agree, and how fast they are."""
+    kept = opened(store)
+    from fledge.core.log import Log
+    from fledge.feedback.agreement import agreement as measured
+
+    found = measured(kept.judgements(["ranking"]))
+    columns = ["person", "rankings", "median seconds", "agreement", "weight"]
+    rows = [
+        [row["person"], row["rankings"], *(none(row[key]) for key in ("seconds", "agreement", "weight"))]
+        for row in found["people"]
+    ]
+    Log(console=console).table("", columns, rows)
+    alpha, share = none(found["alpha"]), none(found["agreement"])
+    shown = [value if isinstance(value, str) else f"{value:.3f}" for value in (alpha, share)]
+    told = f"Krippendorff's alpha {shown[0]}, agreement {shown[1]} on {found['pairs']:,} pairs"
+    console.print(f"{told} (InstructGPT's labellers: {found['instruct_gpt']:.3f})", soft_wrap=True)
+
+
+def none(value: float | None) -> float | str:
+    """A dash for what was not measured."""
+    return "–" if value is None else value
+
+
+@app.command()
+def erase(
+    person: Annotated[str, typer.Argument(help="Whose judgements and chats to forget.")], store: Where = STORE
+) -> None:
+    """Forget a person and all they said."""
+    console.print(f"{opened(store).erase(person):,} judgements erased")

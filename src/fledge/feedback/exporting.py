@@ -1,0 +1,107 @@
+"""What people said, as rows that every trainer reads: `messages`, `prompt` + ranked `completions`, `chosen`/`rejected`.
+
+Demonstrations and corrections become conversations; rankings, and corrections beside what they correct, become
+comparisons. Filters choose by guideline, date, person and how far the person agrees with the others.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any, Literal
+
+from fledge.core.errors import FledgeError
+from fledge.feedback.agreement import agreement
+from fledge.feedback.store import Said, Store
+
+Layout = Literal["messages", "rankings", "pairs", "prompts"]
+LAYOUTS: tuple[Layout, ...] = ("messages", "rankings", "pairs", "prompts")
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which judgements count. `since` and `until` are ISO dates (until is not included); `agreement` is the least
+    share of pairs on which the others agree with a person whose rankings are taken."""
+
+    guideline: str = ""
+    since: str = ""
+    until: str = ""
+    people: tuple[str, ...] = ()
+    agreement: float = 0.0
+
+
+def export(store: Store, layout: Layout, chosen: Filter | None = None) -> list[Row]:
+    """The rows of a layout."""
+    if layout not in LAYOUTS:
+        raise FledgeError(f"unknown layout '{layout}'", f"known: {', '.join(LAYOUTS)}")
+    said = kept(store.judgements(), chosen or Filter())
+    texts = {number: text for number, (text, _) in store.answers().items()}
+    if layout == "messages":
+        return [row for each in said for row in conversations(each)]
+    if layout == "rankings":
+        return [row for each in said for row in rankings(each, texts)]
+    if layout == "pairs":
+        return [pair for each in said for row in rankings(each, texts) for pair in pairs(row)]
+    return [{"prompt": prompt_of(each)} for each in {each.prompt_id: each for each in said}.values()]
+
+
+def kept(said: Sequence[Said], chosen: Filter) -> list[Said]:
+    """The judgements that a filter lets through."""
+    found = [
+        each
+        for each in said
+        if (not chosen.guideline or each.guideline == chosen.guideline)
+        and (not chosen.since or each.created >= chosen.since)
+        and (not chosen.until or each.created < chosen.until)
+        and (not chosen.people or each.person in chosen.people)
+    ]
+    if chosen.agreement <= 0:
+        return found
+    rows = agreement([each for each in said if each.kind == "ranking"])["people"]
+    trusted = {row["person"] for row in rows if row["agreement"] is None or row["agreement"] >= chosen.agreement}
+    return [each for each in found if each.kind != "ranking" or each.person in trusted]
+
+
+def prompt_of(said: Said) -> list[dict[str, str]]:
+    """The prompt as messages."""
+    return [turn.as_dict() for turn in said.prompt]
+
+
+def provenance(said: Said) -> Row:
+    """Who said it, when, under which guideline."""
+    return {"labeller": said.person, "guideline": said.guideline, "created": said.created}
+
+
+def conversations(said: Said) -> list[Row]:
+    """The demonstration in a judgement: an answer that was written, or a correction."""
+    answer = said.content.get("answer") or said.content.get("correction")
+    if said.kind not in ("demonstration", "rating") or not answer:
+        return []
+    return [{"messages": [*prompt_of(said), {"role": "assistant", "content": answer}], **provenance(said)}]
+
+
+def rankings(said: Said, texts: dict[int, str]) -> list[Row]:
+    """The comparison in a judgement, best first."""
+    if said.kind == "ranking":
+        ordered = sorted(zip(said.content["ranks"], said.content["completions"]))
+        answers, ranks = [texts[number] for _, number in ordered], [rank for rank, _ in ordered]
+    elif said.kind == "rating" and said.content["correction"]:
+        answers, ranks = [said.content["correction"], texts[said.content["completion"]]], [0, 1]
+    else:
+        return []
+    return [{"prompt": prompt_of(said), "completions": answers, "ranks": ranks, **provenance(said)}]
+
+
+def pairs(row: Row) -> list[Row]:
+    """Every pair of a ranking that is not a tie, as TRL and others read it."""
+    more = {key: row[key] for key in ("labeller", "guideline", "created")}
+    return [
+        {
+            "prompt": row["prompt"],
+            "chosen": [{"role": "assistant", "content": better}],
+            "rejected": [{"role": "assistant", "content": worse}],
+            **more,
+        }
+        for (a, better), (b, worse) in combinations(zip(row["ranks"], row["completions"]), 2)
+        if a < b and better != worse
+    ]
