@@ -17,8 +17,7 @@ from fledge.generate.assistant import STEPS, Assistant, find_model, load
 from fledge.generate.grammar import Grammars
 from fledge.generate.live import LiveEngine
 from fledge.generate.packed import PackedModel, can_be_packed, packed
-from fledge.model.config import ModelConfig
-from fledge.model.heads import LanguageModel, count
+from fledge.model.heads import LanguageModel
 from fledge.serve.config import ServeConfig
 from fledge.serve.errors import APIError
 
@@ -122,18 +121,19 @@ def live_engine(assistant: Assistant, config: ServeConfig) -> LiveEngine:
         max_batch=config.max_batch,
         cache_bytes=config.cache_bytes,
         shared_bytes=config.shared_bytes,
-        draft=draft_of(config, model.config, runs),
+        draft=draft_of(config, assistant, runs),
     )
 
 
-def draft_of(config: ServeConfig, model: ModelConfig, runs: LanguageModel | PackedModel) -> PackedModel | None:
+def draft_of(config: ServeConfig, assistant: Assistant, runs: LanguageModel | PackedModel) -> PackedModel | None:
     """The draft that the config names, in the precision of `runs`; None for a model it cannot stand in for."""
     if config.draft is None or not isinstance(runs, PackedModel):
         return None
-    draft = load(find_model(config.draft), device=str(runs.device), dtype="float32").language
-    if (draft.config.vocab_size, True) != (model.vocab_size, draft.config.context >= model.context):
-        return None
-    return packed(draft, runs.dtype) if count(draft) < model.parameters() else None
+    other = load(find_model(config.draft), device=str(runs.device), dtype="float32")
+    fits = other.tokenizer.vocabulary == assistant.tokenizer.vocabulary and can_be_packed(other.config)
+    fits &= other.config.context >= assistant.config.context
+    smaller = other.config.parameters() < assistant.config.parameters()
+    return packed(other.language, runs.dtype) if fits and smaller else None
 
 
 def named_models(models: Sequence[str | Path]) -> dict[str, Path]:
