@@ -57,6 +57,19 @@ def test_an_answer_streams_and_tells_what_it_took(page: Page, scripted: str, scr
     assert script.asked[0]["messages"] == [{"role": "user", "content": "What does abs do?"}]
 
 
+def test_who_asks_before_the_models_are_known_is_answered(page: Page, scripted: str, script: Any) -> None:
+    script.say("Patience.")
+    held: list[Any] = []
+    page.route("**/v1/models", lambda route: held.append(route))
+    page.goto(scripted)
+    ask(page, "Quick!")
+    page.wait_for_timeout(300)
+    assert script.asked == []
+    held[0].continue_()
+    expect(answers(page)).to_have_text("Patience.")
+    assert script.asked[0]["model"] == "one"
+
+
 def test_stop_keeps_what_was_said_and_frees_the_server(page: Page, scripted: str, script: Any) -> None:
     script.say("one two three four five six", paused_after=2)
     page.goto(scripted)

@@ -48,7 +48,7 @@ function typed(event) {
   if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
     event.preventDefault();
     $("composer").requestSubmit();
-  } else if (event.key === "ArrowUp" && !input.value) {
+  } else if (event.key === "ArrowUp" && !input.value && state.conversation) {
     const last = path(state.conversation).findLast((node) => node.role === "user");
     if (last) edit(last, event);
   }
@@ -149,6 +149,7 @@ async function say(text) {
   if (state.answering) return;
   input.value = "";
   grow();
+  await state.ready; // who types quickly asks before the models are known
   const parent = path(state.conversation).at(-1)?.id ?? ROOT;
   const node = add(state.conversation, parent, "user", text);
   $("welcome")?.remove();
@@ -270,15 +271,15 @@ async function rate(node, rating, correction) {
   tell(rating > 0 ? "Thank you, kept" : correction ? "Thank you, your correction is kept" : "Thank you, kept");
 }
 
-async function begin() {
-  build();
+/** The stored conversation, if the address names one, and the models, with the conversation's own chosen. */
+async function prepare() {
+  const asked = models();
   const id = location.hash.slice(1);
-  state.conversation = newConversation(state.settings.model, state.settings.system, state.settings.sampling);
   const stored = id && (await history.load(id));
-  if (stored) state.conversation = stored;
+  state.conversation = stored || newConversation(state.settings.model, state.settings.system, state.settings.sampling);
   await show();
   try {
-    state.models = await models();
+    state.models = await asked;
   } catch (error) {
     log.append(h("p.alert", { role: "alert" }, error.message));
     return;
@@ -287,6 +288,12 @@ async function begin() {
   const wanted = state.conversation.model || state.settings.model;
   if (state.models.includes(wanted)) model.value = wanted;
   configure({ model: model.value });
+}
+
+async function begin() {
+  build();
+  state.ready = prepare();
+  await state.ready;
   addEventListener("hashchange", () => location.hash.slice(1) !== state.conversation.id && location.hash.length > 1 && open(location.hash.slice(1)));
   if (!matchMedia("(max-width: 62rem)").matches) input.focus();
 }

@@ -10,12 +10,15 @@ export function demonstrateView(given) {
   const answer = h("textarea", { id: "answer", rows: 8, placeholder: "The answer that you would like the model to give", data: { first: "yes" } });
   const preview = h("div.prose.card.preview", { "aria-label": "As it will look" });
   const choice = h("select", { "aria-label": "Model for the suggestion" });
-  const button = h("button.button", { type: "button", id: "suggest", on: { click: suggest } }, "Suggest an answer");
+  const button = h("button.button", { type: "button", id: "suggest", disabled: true, on: { click: suggest } }, "Suggest an answer");
   let [suggestion, abort] = ["", null];
 
   const show = () => render(preview, answer.value);
   answer.addEventListener("input", show);
-  models().then((names) => choice.replaceChildren(...names.map((name) => h("option", { value: name }, name))), () => (button.disabled = true));
+  models().then((names) => {
+    choice.replaceChildren(...names.map((name) => h("option", { value: name }, name)));
+    button.disabled = false;
+  }, () => null);
 
   async function suggest() {
     if (abort) return abort.abort();

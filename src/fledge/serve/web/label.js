@@ -29,6 +29,7 @@ const query = () => `me=${encodeURIComponent(me.value.trim())}`;
 
 async function next() {
   if (state.mode === "agreement") return;
+  const person = me.value.trim();
   const found = await call(`/app/label/next?kind=${state.mode}&${query()}`);
   const { done, left } = found.progress;
   status.textContent = `${done} judged, ${left} left`;
@@ -37,6 +38,7 @@ async function next() {
   state.given = found.task === null ? null : found;
   Object.assign(state, { token: crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}`, shown: performance.now(), away: 0 });
   keep.hidden = skip.hidden = !state.given;
+  place.dataset.for = person;
   if (!state.given) {
     state.view = null;
     place.replaceChildren(h("div.empty", {}, h("h2", {}, done ? "All done, thank you" : "Nothing to judge yet"), h("p", {}, "Add tasks below, or with ", h("code", {}, "fledge feedback queue FILE"), ".")));

@@ -44,7 +44,7 @@ export function rankView(given, changed) {
     const all = cards();
     const from = all.indexOf(card);
     const target = Math.max(0, Math.min(all.length - 1, to));
-    if (from === target) return;
+    if (from === target) return touch(card, `stays in place ${ranks()[from] + 1}`); // that was a decision as well
     if (all[from + 1] && !tied(card)) all[from + 1].dataset.tied = "no";
     card.dataset.tied = "no";
     list.insertBefore(card, target > from ? all[target].nextSibling : all[target]);
