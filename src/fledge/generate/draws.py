@@ -39,12 +39,29 @@ class Draws:
                     self.bias[place, token] = value
         self.ruled = [(place, row) for place, row in enumerate(rows) if row.matcher is not None]
 
+    @property
+    def guessable(self) -> bool:
+        """Whether a token is drawn by the logits and its number alone, whatever was drawn before."""
+        return self.seen is None and not self.ruled
+
+    def guess(self, logits: Tensor, ahead: int) -> Tensor:
+        """The tokens [N] that these logits [N, V] would give `ahead` places after the next."""
+        return sample(logits, self.uniforms[:, ahead], self.how, bias=self.bias)[0]
+
+    def look_ahead(self) -> None:
+        """Make the random numbers of the next places, from the next on."""
+        positions = torch.tensor([[len(row.ids)] for row in self.rows], device=self.device)
+        self.uniforms = uniform(self.seeds, positions + torch.arange(AHEAD, device=self.device))
+        self.ahead = 0
+
+    def forget(self) -> None:
+        """Rows have gone on by different numbers of tokens: the numbers in hand are no longer theirs."""
+        self.ahead = AHEAD
+
     def draw(self, logits: Tensor) -> list[Scored]:
         """The next token of each row; logits [N, V]."""
         if self.ahead == AHEAD:
-            positions = torch.tensor([[len(row.ids)] for row in self.rows], device=self.device)
-            self.uniforms = uniform(self.seeds, positions + torch.arange(AHEAD, device=self.device))
-            self.ahead = 0
+            self.look_ahead()
         bias = self.bias
         if self.ruled:
             bias = torch.zeros(logits.shape, device=self.device) if bias is None else bias.clone()

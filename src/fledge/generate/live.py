@@ -12,6 +12,7 @@ Shapes: N rows, T tokens, V vocabulary.
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from fledge.generate.queueing import FairQueue
 from fledge.generate.request import Finish, Request, Scored, Update
 from fledge.generate.rows import Row, RowCache
 from fledge.generate.spans import BLOCK
+from fledge.generate.speculate import can_guess, check_draft, speculate
 from fledge.model.heads import LanguageModel
 from fledge.text.tokenizer import Tokenizer
 
@@ -48,10 +50,14 @@ class LiveEngine:
         cache_bytes: int = CACHE,
         shared_bytes: int = SHARED,
         chunk: int = CHUNK,
+        draft: LanguageModel | PackedModel | None = None,
     ) -> None:
+        """`draft`: a small model with the same vocabulary that guesses ahead, see `speculate`."""
         self.model, self.tokenizer, self.max_batch, self.chunk = model, tokenizer, max_batch, max(chunk, BLOCK)
         self.hidden = frozenset(tokenizer.special.values()) if tokenizer else frozenset()
-        self.cache = RowCache(model, cache_bytes)
+        if draft is not None:
+            check_draft(model.config, draft.config)
+        self.cache = RowCache(model, cache_bytes, draft)
         config = model.config
         like = torch.empty(0, device=self.cache.device, dtype=self.cache.dtype)
         self.blocks = Blocks(config.layers, config.kv_heads, config.head_size, like, shared_bytes)
@@ -59,7 +65,7 @@ class LiveEngine:
         self.rows: list[Row] = []  # the first `decoding` have their prompts behind them
         self.decoding = 0
         self.draws: Draws | None = None  # of the decoding rows, while they stay the same
-        self.tickets = self.steps = 0
+        self.tickets = self.steps = self.guessed = 0
 
     def submit(self, request: Request, client: str = "") -> int:
         """Queue a request; its updates carry the number returned. Raises FledgeError if it can never be served."""
@@ -212,12 +218,18 @@ class LiveEngine:
 
     def _decode(self, updates: dict[int, Update]) -> None:
         rows = self.rows[: self.decoding]
+        if self.draws is None:
+            self.draws = Draws(rows, self.cache)
+        if ahead := can_guess(rows, self.draws, self.cache):
+            over = speculate(rows, ahead, self.draws, self.cache, partial(self._take, updates))
+            self.guessed += ahead * len(rows)
+            if over:
+                self._leave(over)
+            return
         ids = torch.tensor([row.ids[-1:] for row in rows])
         output = self.cache.forward(0, ids, [row.done for row in rows], [1] * len(rows), single=True)
         for row in rows:
             row.done = len(row.ids)
-        if self.draws is None:
-            self.draws = Draws(rows, self.cache)
         self._postprocess(0, output.logits()[:, 0], self.draws, updates)
 
     # postprocess
@@ -227,17 +239,20 @@ class LiveEngine:
         scored = draws.draw(logits)
         over = []
         for place, token in enumerate(scored, first):
-            row = self.rows[place]
-            update = updates.setdefault(row.ticket, Update(row.ticket))
-            if not row.request.max_new_tokens:
-                row.finish = "length"
-            else:
-                self._accept(row, token, update)
-            if row.finish:
-                update.finish = row.finish
+            self._take(updates, self.rows[place], token)
+            if self.rows[place].finish:
                 over.append(place)
         if over:
             self._leave(over)
+
+    def _take(self, updates: dict[int, Update], row: Row, scored: Scored) -> None:
+        """A row goes on by a token, or ends with it."""
+        update = updates.setdefault(row.ticket, Update(row.ticket))
+        if row.request.max_new_tokens:
+            self._accept(row, scored, update)
+        else:
+            row.finish = "length"
+        update.finish = row.finish
 
     def _accept(self, row: Row, scored: Scored, update: Update) -> None:
         token, request = scored.token, row.request

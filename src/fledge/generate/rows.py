@@ -6,7 +6,7 @@ computes is a plain slice. The cache grows with what is asked of it, up to a bud
 Shapes: B rows, T new tokens of each, S positions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +21,7 @@ from fledge.generate.spans import singles, spans
 from fledge.model.cache import Cache
 from fledge.model.heads import LanguageModel
 
+AnyModel = LanguageModel | PackedModel
 GRAIN = 64  # positions: the cache's length is a multiple of it
 
 
@@ -34,6 +35,7 @@ class Row:
     text: Detokeniser | None
     matcher: Any = None
     done: int = 0
+    drafted: int = 0  # as `done`, in the draft's cache
     cached: int = 0
     drawn: int = 0
     finish: Finish | None = None
@@ -53,17 +55,30 @@ class Row:
 class RowCache:
     """A cache for a changing number of rows, within `budget` bytes."""
 
-    def __init__(self, model: LanguageModel | PackedModel, budget: int) -> None:
+    def __init__(self, model: AnyModel, budget: int, draft: AnyModel | None = None) -> None:
         if isinstance(model, PackedModel):
             self.device, self.dtype = model.device, model.dtype
         else:
             weight = next(model.parameters())
             self.device, self.dtype = weight.device, weight.dtype
-        self.model, self.config, self.budget = model, model.config, budget
+        self.models, self.config, self.budget = [model, *([draft] if draft else [])], model.config, budget
         self.capacity = self.length = 0
-        self.cache = Cache(self.config, 0, 0, self.device, self.dtype)
-        numbers = 2 * self.config.kv_heads * self.config.head_size * self.config.layers
+        self.caches = self._made(0, 0)
+        numbers = sum(2 * one.config.kv_heads * one.config.head_size * one.config.layers for one in self.models)
         self.token_bytes = numbers * torch.empty((), dtype=self.dtype).element_size()
+
+    @property
+    def cache(self) -> Cache:
+        """The model's own; behind it in `caches` is that of the draft."""
+        return self.caches[0]
+
+    def _made(self, capacity: int, length: int) -> list[Cache]:
+        return [Cache(one.config, capacity, length, self.device, self.dtype) for one in self.models]
+
+    def _all(self) -> Iterator[Tensor]:
+        for cache in self.caches:
+            yield from cache.keys
+            yield from cache.values
 
     def most_rows(self, length: int) -> int:
         """How many rows of that length the budget allows."""
@@ -81,16 +96,19 @@ class RowCache:
             length, capacity = rounded(max([need, *(row.need for row in rows)]), context), wanted
         if capacity > self.most_rows(length):
             return False
-        old, self.cache = self.cache, Cache(self.config, capacity, length, self.device, self.dtype)
-        for before, after in ((old.keys, self.cache.keys), (old.values, self.cache.values)):
-            for layer, values in enumerate(after):
-                for place, row in enumerate(rows):
-                    values[place, :, : row.done] = before[layer][place, :, : row.done]
-                before[layer] = values  # the old memory goes at once
+        old, self.caches = self.caches, self._made(capacity, length)
+        for one, other in zip(old, self.caches):
+            for before, after in ((one.keys, other.keys), (one.values, other.values)):
+                for layer, values in enumerate(after):
+                    for place, row in enumerate(rows):
+                        values[place, :, : row.done] = before[layer][place, :, : row.done]
+                    before[layer] = values  # the old memory goes at once
         self.capacity, self.length = capacity, length
         return True
 
-    def forward(self, first: int, ids: Tensor, starts: Sequence[int], counts: Sequence[int], single: bool) -> Any:
+    def forward(
+        self, first: int, ids: Tensor, starts: Sequence[int], counts: Sequence[int], single: bool, which: int = 0
+    ) -> Any:
         """Run ids [B, T] in the rows from `first` on, the `counts` first of each at the positions from `starts` on, as
         a prompt or each like a drawn token (`single`); an output with hidden and logits().
 
@@ -100,23 +118,15 @@ class RowCache:
         reach = min(max(starts) + width, self.length)
         positions = (torch.tensor(starts)[:, None] + torch.arange(width)).clamp_max_(self.length - 1)
         ids, positions = ids.to(self.device), positions.to(self.device)
-        part = self.view(first, first + len(ids), reach)
-        if isinstance(self.model, PackedModel) and self.device.type == "cpu":
+        part, model = view(self.caches[which], first, first + len(ids), reach), self.models[which]
+        if isinstance(model, PackedModel) and self.device.type == "cpu":
             cut = singles if single else spans
-            return self.model(ids, positions, part, cut(starts, counts, self.config.window, self.dtype))
-        return self.model(ids, positions, cache=part)
-
-    def view(self, start: int, stop: int, reach: int) -> Cache:
-        """The rows [start, stop), sharing memory."""
-        part = copy(self.cache)
-        part.keys = [keys[start:stop] for keys in self.cache.keys]
-        part.values = [values[start:stop] for values in self.cache.values]
-        part.lengths, part.reach = self.cache.lengths[start:stop], reach
-        return part
+            return model(ids, positions, part, cut(starts, counts, model.config.window, self.dtype))
+        return model(ids, positions, cache=part)
 
     def copy_row(self, source: int, to: int, length: int) -> None:
         """Copy the first `length` positions of a row over another's."""
-        for values in (*self.cache.keys, *self.cache.values):
+        for values in self._all():
             values[to, :, :length] = values[source, :, :length]
 
     def swap(self, rows: list[Row], one: int, other: int) -> None:
@@ -126,7 +136,7 @@ class RowCache:
         first, second = rows[one], rows[other]
         if first.done and second.done:
             length = max(first.done, second.done)
-            for values in (*self.cache.keys, *self.cache.values):
+            for values in self._all():
                 held = values[one, :, :length].clone()
                 values[one, :, :length] = values[other, :, :length]
                 values[other, :, :length] = held
@@ -135,6 +145,15 @@ class RowCache:
         elif second.done:
             self.copy_row(other, one, second.done)
         rows[one], rows[other] = second, first
+
+
+def view(cache: Cache, start: int, stop: int, reach: int) -> Cache:
+    """The rows [start, stop) of a cache, sharing its memory."""
+    part = copy(cache)
+    part.keys = [keys[start:stop] for keys in cache.keys]
+    part.values = [values[start:stop] for values in cache.values]
+    part.lengths, part.reach = cache.lengths[start:stop], reach
+    return part
 
 
 def rounded(length: int, context: int) -> int:

@@ -165,8 +165,8 @@ def requests_of(
             over = len(ids) + max(wanted, 1) - context
             raise APIError(
                 400,
-                f"this model's context is {context} tokens; the prompt has {len(ids)} and the answer may have "
-                f"{max(wanted, 1)}: {over} too many. Shorten the prompt or ask for fewer tokens",
+                f"This model's maximum context length is {context} tokens; the prompt has {len(ids)} and the answer "
+                f"may have {max(wanted, 1)}: {over} too many. Shorten the prompt or ask for fewer tokens",
                 code="context_length_exceeded",
                 param="messages" if hasattr(body, "messages") else "prompt",
             )

@@ -121,7 +121,19 @@ def live_engine(assistant: Assistant, config: ServeConfig) -> LiveEngine:
         max_batch=config.max_batch,
         cache_bytes=config.cache_bytes,
         shared_bytes=config.shared_bytes,
+        draft=draft_of(config, assistant, runs),
     )
+
+
+def draft_of(config: ServeConfig, assistant: Assistant, runs: LanguageModel | PackedModel) -> PackedModel | None:
+    """The draft that the config names, in the precision of `runs`; None for a model it cannot stand in for."""
+    if config.draft is None or not isinstance(runs, PackedModel):
+        return None
+    other = load(find_model(config.draft), device=str(runs.device), dtype="float32")
+    fits = other.tokenizer.vocabulary == assistant.tokenizer.vocabulary and can_be_packed(other.config)
+    fits &= other.config.context >= assistant.config.context
+    smaller = other.config.parameters() < assistant.config.parameters()
+    return packed(other.language, runs.dtype) if fits and smaller else None
 
 
 def named_models(models: Sequence[str | Path]) -> dict[str, Path]:

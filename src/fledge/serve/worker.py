@@ -3,6 +3,7 @@ event loop in one call a step; requests and cancellations reach it through a que
 
 import asyncio
 import contextlib
+import logging
 import queue
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 from fledge.core.errors import FledgeError
 from fledge.generate.live import LiveEngine
 from fledge.generate.request import Request, Update
+from fledge.serve.errors import as_api_error
 
 
 class Stream:
@@ -46,7 +48,7 @@ class Stream:
     async def _next(self) -> tuple[int, Update]:
         item = await self.queue.get()
         if isinstance(item, Exception):
-            raise item
+            raise as_api_error(item) from item
         return item
 
     def expire_in(self, seconds: float) -> None:
@@ -154,6 +156,7 @@ class Worker:
         try:
             updates = engine.step()
         except Exception as error:  # whatever it is, those who wait must hear of it, and the server goes on
+            logging.getLogger("fledge.serve").exception("a step failed; its requests were ended")
             for ticket, (stream, _) in streams.items():
                 engine.cancel(ticket)
                 post(stream, error)
