@@ -172,6 +172,23 @@ def test_tags_agree_with_their_token_classification(name: str, tmp_path: Path) -
     torch.testing.assert_close(again(ids).logits, theirs(ids).logits, atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("name", ["llama", "qwen3", "qwen3-moe", "mixtral"])
+def test_answers_agree_with_their_question_answering(name: str, tmp_path: Path) -> None:
+    case = CASES[name]
+    kind = getattr(transformers, case.architecture.replace("ForCausalLM", "ForQuestionAnswering"))
+    theirs = randomised(kind(case.config()))
+    theirs.save_pretrained(tmp_path / "theirs")
+    ours = load_model(tmp_path / "theirs").eval()
+    assert ours.config.head == "span"
+    ids = torch.randint(3, 97, (2, 9), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        torch.testing.assert_close(ours(ids).values, logits_of(theirs(ids)), atol=1e-4, rtol=1e-4)
+    save_model(ours, tmp_path / "ours")
+    written, read = (load_file(tmp_path / side / "model.safetensors") for side in ("ours", "theirs"))
+    assert written.keys() == read.keys()
+    assert all(torch.equal(written[key], read[key]) for key in read)
+
+
 @torch.no_grad()
 def test_t5_classifies_at_the_last_token_of_its_decoder(tmp_path: Path) -> None:
     config = CASES["t5"].config()

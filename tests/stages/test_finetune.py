@@ -155,6 +155,24 @@ def test_answering(world: Path, tmp_path: Path) -> None:
     assert Tokenizer.load(out).decode(inputs["input_ids"][0, start : end + 1].tolist()).strip() == rows[0]["predicted"]
 
 
+def test_a_decoder_answers(world: Path, tmp_path: Path) -> None:
+    """As far as it can be written: `transformers` points at what the predictions say."""
+    out = tmp_path / "answers"
+    _, rows = run(world, out, "answering", "questions.jsonl", shape="decoder", epochs=2)
+    model = transformers.AutoModelForQuestionAnswering.from_pretrained(out).eval()
+    asked = {json.loads(line)["id"]: json.loads(line) for line in (world / "questions.jsonl").read_text().splitlines()}
+    tokenizer = Tokenizer.load(out)
+    for row in rows[:3]:
+        inputs = encoded(world, "decoder", "Where?", asked[row["id"]]["context"])
+        ids = inputs["input_ids"][0].tolist()
+        begin = ids.index(tokenizer.eos_id) + 1
+        with torch.inference_mode():
+            found = model(**inputs)
+        logits = torch.stack([found.start_logits[0, begin:-1], found.end_logits[0, begin:-1]], 1)
+        _, first, last = best_span(logits)
+        assert tokenizer.decode(ids[begin + first : begin + last + 1]).strip() == row["predicted"]
+
+
 def test_long_texts_are_read_in_windows(world: Path) -> None:
     """Every window points at its answer; every token of the text is in a window; none is longer than a row."""
     tokenizer, draw = Tokenizer.load(world / "tokenizer"), np.random.default_rng(1)

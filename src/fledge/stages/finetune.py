@@ -17,6 +17,7 @@ from pydantic import Field
 from torch import nn
 
 from fledge.checkpoint.directory import load_model, read_config, save_model
+from fledge.checkpoint.families import family_for
 from fledge.checkpoint.lstm import is_lstm, load_lstm, save_lstm
 from fledge.core.config import make_config
 from fledge.core.device import pick_device
@@ -142,6 +143,8 @@ def prepare(config: FinetuneConfig, log: Log) -> Job:
     encoded = fitting(task.encode(train, training=True), config.length, log)
     model = model_for(task, config, shape, tokenizer).to(pick_device(config.device))
     check_length(config.length, model.config)
+    if shape != "lstm":
+        family_for(model.config)  # refuses now, not after training, what could not be written
     tokens = max(1, config.tokens_per_step // config.microbatches)
     stream = EncodedStream(encoded, tokens, config.microbatches, config.seed)
     return Job(tokenizer, task, model, stream, evaluation, len(train))

@@ -11,13 +11,15 @@ HEAD = Rule("head.weight", ("lm_head.weight",))
 SCORE = linear("score", "score")
 
 
-def heads_of(name: str) -> dict[str, HeadTable]:
-    """The heads of a decoder family whose classes are called `name`For…."""
+def heads_of(name: str, *, answers: str = "transformer.") -> dict[str, HeadTable]:
+    """The heads of a decoder family whose classes are called `name`For…; `answers`: what its tensors' names begin with
+    under the head that points at answers."""
     return {
         "language": HeadTable(f"{name}ForCausalLM", (HEAD,)),
         "scalar": HeadTable(f"{name}ForSequenceClassification", SCORE),
         "classifier": HeadTable(f"{name}ForSequenceClassification", SCORE),
         "tokens": HeadTable(f"{name}ForTokenClassification", SCORE),
+        "span": HeadTable(f"{name}ForQuestionAnswering", linear("score", "qa_outputs"), prefix=answers),
         "embedding": HeadTable(f"{name}Model", prefix=""),
     }
 

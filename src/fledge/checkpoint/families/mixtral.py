@@ -48,7 +48,7 @@ MOE = f"{LAYER}.block_sparse_moe"
 MIXTRAL = replace(
     llama.LLAMA,
     model_type="mixtral",
-    heads=llama.heads_of("Mixtral"),
+    heads=llama.heads_of("Mixtral", answers="model."),
     read=read,
     write=write,
     block=(
