@@ -139,11 +139,10 @@ class Chaos:
             code, said = self.pipeline.finish(run)
             if code == 0:
                 return True
-            told = re.search(r"delete (\S+?)[:,]? (?:and|it)|delete (?:it|this)|(\S+) is not valid", said)
+            told = re.search(r"delete (?:(/\S+?)[:,]? and|it|this)", said)
             if code != FAILED or "bug in fledge" in said or not told:
                 break
-            named = told[1] or told[2] or str(file)
-            place = Path(named.rstrip(":,"))
+            place = Path(told[1]) if told[1] else file
             if not place.is_relative_to(run):
                 break
             shutil.rmtree(place) if place.is_dir() else place.unlink()

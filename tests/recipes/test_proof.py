@@ -1,6 +1,7 @@
 """`fledge verify` and `fledge reproduce`, and inputs that are not what was made."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,29 @@ def test_a_damaged_input_is_refused_and_made_anew_as_the_remedy_says(run: Path) 
     for file in (run / "tokenizer").iterdir():
         file.unlink()
     (run / "tokenizer").rmdir()
+    raised(run.parent)
+    assert (run / "pretrain" / "model.safetensors").read_bytes() == whole
+
+
+def test_a_finished_step_that_nothing_reads_again_is_not_taken_for_done_when_damaged(run: Path) -> None:
+    whole = (run / "pretrain" / "model.safetensors").read_bytes()
+    flip(run / "pretrain" / "model.safetensors")
+    with pytest.raises(FledgeError, match="model.safetensors is damaged") as caught:
+        raised(run.parent)
+    assert f"delete {run / 'pretrain'} and run the same command again" in caught.value.remedy
+    shutil.rmtree(run / "pretrain")
+    raised(run.parent)
+    assert (run / "pretrain" / "model.safetensors").read_bytes() == whole
+
+
+@pytest.mark.parametrize("damage", [b'{"step": "pre', b"[]", b'{"fingerprInt": "a"}', b"\xff\xfe"])
+def test_a_damaged_record_is_refused_and_made_anew_as_the_remedy_says(run: Path, damage: bytes) -> None:
+    whole = (run / "pretrain" / "model.safetensors").read_bytes()
+    (run / "pretrain" / "artifact.json").write_bytes(damage)
+    with pytest.raises(FledgeError) as caught:
+        raised(run.parent)
+    assert f"delete {run / 'pretrain'} and run the same command again" in caught.value.remedy
+    shutil.rmtree(run / "pretrain")
     raised(run.parent)
     assert (run / "pretrain" / "model.safetensors").read_bytes() == whole
 

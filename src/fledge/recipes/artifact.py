@@ -49,12 +49,20 @@ def finished(directory: Path, mark: str) -> bool:
 
 
 def stamped(directory: Path) -> str | None:
-    """The fingerprint of the artifact in `directory`, or None if there is no whole one."""
+    """The fingerprint of the artifact in `directory`, None if there is none; refuses a damaged artifact.json."""
     path = directory / "artifact.json"
     if not path.is_file():
         return None
-    content = read_json(path)
+    try:
+        content = read_json(path)
+    except FledgeError as error:  # without it nobody knows what made the rest
+        raise FledgeError(error.message, anew(directory)) from None
     return content.get("fingerprint") if isinstance(content, dict) else None
+
+
+def anew(directory: Path) -> str:
+    """What to do about a damaged artifact."""
+    return f"delete {directory} and run the same command again: it is made anew"
 
 
 def begun(directory: Path, mark: str) -> bool:
@@ -76,7 +84,10 @@ def make(stage: str, config: Config, directory: Path, mark: str, log: Log) -> di
     work = work_of(directory)
     with disk_errors(directory):
         if directory.exists() and stamped(directory) is None and (not directory.is_dir() or any(directory.iterdir())):
-            raise FledgeError(f"{directory} is not empty and not a fledge artifact", "choose another --out")
+            remedy = "choose another --out"
+            if (directory / "artifact.json").is_file():
+                remedy = f"{anew(directory)}; if it is something else, {remedy}"
+            raise FledgeError(f"{directory} is not empty and not a fledge artifact", remedy)
         if finished(work, mark):  # a process that was killed had only this left to do
             settle(work, directory)
             summary: dict[str, Any] = read_json(directory / "summary.json")
@@ -121,7 +132,10 @@ def checksums(work: Path) -> dict[str, str]:
 
 def damages(directory: Path) -> list[str]:
     """What is wrong with the artifact in `directory`: missing or changed files, by the checksums it was made with."""
-    content = read_json(directory / "artifact.json")
+    try:
+        content = read_json(directory / "artifact.json")
+    except FledgeError as error:
+        return [error.message]
     files = content.get("files", {}) if isinstance(content, dict) else None
     if not isinstance(files, dict):
         return [f"{directory / 'artifact.json'} is damaged"]
@@ -143,13 +157,16 @@ def check_inputs(config: Config) -> None:
             if not isinstance(path, Path):
                 continue
             artifact = next((p for p in (path, path.parent) if (p / "artifact.json").is_file()), None)
-            wrong = damages(artifact) if artifact else []
-            if artifact and wrong:
-                raise FledgeError(
-                    wrong[0],
-                    f"delete {artifact} and run the same command again: it is made anew; "
-                    "if the change was meant, copy the file elsewhere and name the copy",
-                )
+            if artifact:
+                check_whole(artifact)
+
+
+def check_whole(directory: Path) -> None:
+    """Refuses an artifact whose files are not those that were made."""
+    wrong = damages(directory)
+    if wrong:
+        meant = "if the change was meant, copy the file elsewhere and name the copy"
+        raise FledgeError(wrong[0], f"{anew(directory)}; {meant}")
 
 
 def settle(work: Path, directory: Path) -> None:

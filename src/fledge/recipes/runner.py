@@ -17,7 +17,7 @@ from fledge.core.config import Config, make_config, read_yaml, set_path, suggest
 from fledge.core.errors import FledgeError
 from fledge.core.files import fingerprint, write_text_atomic
 from fledge.core.log import Log
-from fledge.recipes.artifact import begun, finished, locked, make, outside_inputs
+from fledge.recipes.artifact import begun, check_whole, finished, locked, make, outside_inputs
 from fledge.stages import STAGES, load_stage
 
 KEYS = ("settings", "scales", "steps", "reference")
@@ -145,11 +145,15 @@ def resolve(values: Any, places: dict[str, Any], step: str) -> Any:
 
 
 def run_recipe(steps: list[Step], run: Path, log: Log) -> None:
-    """Runs what is not finished yet, in order, holding the run directory meanwhile."""
+    """Runs what is not finished yet, in order, holding the run directory meanwhile.
+
+    What is finished is compared with its checksums: a damaged step is never taken for done.
+    """
     with locked(run, run / ".lock"):
         for number, step in enumerate(steps, 1):
             title = f"[bold]{number}/{len(steps)} {step.name}[/]"
             if step.done:
+                check_whole(step.directory)
                 log.say(f"{title} [dim]is done[/]")
                 continue
             again = " (again: settings or inputs have changed)" if step.directory.exists() else ""
