@@ -88,7 +88,7 @@ def test_a_damaged_input_is_refused_and_made_anew_as_the_remedy_says(run: Path) 
 def test_a_finished_step_that_nothing_reads_again_is_not_taken_for_done_when_damaged(run: Path) -> None:
     whole = (run / "pretrain" / "model.safetensors").read_bytes()
     flip(run / "pretrain" / "model.safetensors")
-    with pytest.raises(FledgeError, match="model.safetensors is damaged") as caught:
+    with pytest.raises(FledgeError, match=r"model\.safetensors is damaged") as caught:
         raised(run.parent)
     assert f"delete {run / 'pretrain'} and run the same command again" in caught.value.remedy
     shutil.rmtree(run / "pretrain")
