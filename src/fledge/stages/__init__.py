@@ -22,6 +22,7 @@ STAGES = {
     "compare": "sample answers and have them ranked",
     "reward": "learn what people prefer from rankings",
     "ppo": "learn to please the reward model, staying near where it came from",
+    "dpo": "learn what people prefer from rankings directly, without a reward model",
     "finetune": "learn a labelled task: classes, numbers, tags, answers, text to text",
     "evaluate": "measure truthfulness, preference, calibration and bits per byte",
     "report": "tell the whole run in one HTML page",
