@@ -34,13 +34,14 @@ def export_(
     until: Annotated[str, typer.Option(help="Before this date.")] = "",
     person: Annotated[list[str] | None, typer.Option(help="Only these people.")] = None,
     agreement: Annotated[float, typer.Option(help="The least agreement with others, 0 to 1.")] = 0.0,
+    weight: Annotated[float, typer.Option(help="The least weight of a person's comparisons, 0 to 1.")] = 0.0,
 ) -> None:
     """Write what people said as training data."""
     kept = opened(store)
     from fledge.core.files import write_jsonl
     from fledge.feedback.exporting import Filter, Layout, export
 
-    chosen = Filter(guideline, since, until, tuple(person or ()), agreement)
+    chosen = Filter(guideline, since, until, tuple(person or ()), agreement, weight)
     rows = export(kept, cast(Layout, layout), chosen)
     write_jsonl(out, rows)
     console.print(f"wrote {len(rows):,} rows to [bold]{escape(str(out))}[/]", soft_wrap=True)
@@ -81,12 +82,13 @@ def queue(
 
 @app.command()
 def agreement(store: Where = STORE) -> None:
-    """How far people agree, and how fast they are."""
+    """How far people agree, how fast they are, and the weight of what they say."""
     kept = opened(store)
     from fledge.core.log import Log
     from fledge.feedback.agreement import agreement as measured
+    from fledge.feedback.weights import weights
 
-    found = measured(kept.judgements(["ranking"]))
+    found = measured(kept.judgements(["ranking"]), weights(kept))
     columns = ["person", "rankings", "median seconds", "agreement", "weight"]
     rows = [
         [row["person"], row["rankings"], *(none(row[key]) for key in ("seconds", "agreement", "weight"))]
