@@ -137,8 +137,9 @@ def label_router(store: Callable[[], "Store"]) -> APIRouter:
     def agreement() -> dict[str, Any]:
         """Krippendorff's alpha, agreement per pair of people and per person, speed."""
         from fledge.feedback.agreement import agreement as measured
+        from fledge.feedback.weights import weights
 
-        return measured(store().judgements(["ranking"]))
+        return measured(store().judgements(["ranking"]), weights(store()))
 
     return router
 
