@@ -100,24 +100,35 @@ def fill(model: Any, tokenizer: Tokenizer, texts: Sequence[str], *, top: int = 5
         raise FledgeError(
             "this model has not learnt to fill in hidden tokens", "give an encoder with a masked head (objective=mlm)"
         )
-    mask = next((tokenizer.special[name] for name in MASKS if name in tokenizer.special), None)
+    mask = mask_of(tokenizer)
     if mask is None:
         raise FledgeError("the vocabulary has no [MASK]", "give a model with the tokenizer it was trained with")
     return [filled(model, tokenizer, text, mask, top) for text in texts]
 
 
-def filled(model: MaskedModel, tokenizer: Tokenizer, text: str, mask: int, top: int) -> Filled:
-    """One text."""
-    parts = text.replace(MASKS[1], MASKS[0]).split(MASKS[0])
-    if len(parts) == 1:
-        raise FledgeError(f"nothing is hidden in {text[:60]!r}", "write [MASK] where a token is to be found")
+def mask_of(tokenizer: Tokenizer) -> int | None:
+    """The id of [MASK] (or <mask>); None where the vocabulary has none."""
+    return next((tokenizer.special[name] for name in MASKS if name in tokenizer.special), None)
+
+
+def masked_row(tokenizer: Tokenizer, text: str) -> list[int]:
+    """A text between an encoder's marks; where it says [MASK] (or <mask>) and the vocabulary has it, that token."""
+    mask = mask_of(tokenizer)
+    parts = [text] if mask is None else text.replace(MASKS[1], MASKS[0]).split(MASKS[0])
     if tokenizer.byte_level:  # a word's token brings its blank with it
         parts[:-1] = [part.removesuffix(" ") for part in parts[:-1]]
     ids: list[int] = []
     for number, part in enumerate(parts):
-        ids += [mask] * (number > 0) + tokenizer.encode(part)
+        ids += ([mask] if number and mask is not None else []) + tokenizer.encode(part)
     frame = Frame.of(tokenizer, "encoder")
-    row = [*frame.before, *ids, *frame.after]
+    return [*frame.before, *ids, *frame.after]
+
+
+def filled(model: MaskedModel, tokenizer: Tokenizer, text: str, mask: int, top: int) -> Filled:
+    """One text."""
+    row = masked_row(tokenizer, text)
+    if mask not in row:
+        raise FledgeError(f"nothing is hidden in {text[:60]!r}", "write [MASK] where a token is to be found")
     if len(row) > model.config.context:
         raise FledgeError(f"a text has {len(row)} tokens, the context is {model.config.context}", "shorten it")
     device = next(model.parameters()).device
