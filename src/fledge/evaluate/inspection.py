@@ -1,8 +1,8 @@
 """One text through one decoder, looked at from all sides: everything `fledge inspect` and the web app show, as JSON.
 
 Tokens and what each cost, what the model thought would come next, where every head looked, what each layer would have
-said, which heads find repetitions again, where the parameters sit. Encoders and encoder-decoders: `inspection_encoders`.
-Left out: any picture of it.
+said, which heads find repetitions again, where the parameters sit. Left out: encoders and encoder-decoders, which
+`inspection_encoders` looks into, and any picture of it.
 
 Shapes: T time, H heads, L layers, V vocabulary.
 """
@@ -31,7 +31,8 @@ def inspect_ids(
     """What `model` does with `ids`, as a dict that JSON can say.
 
     tokens: [T] of {id, text, special, nats (of this token, given those before), next: top {id, text, p}, entropy}.
-    attention: [L] of {place, rows and columns: which tokens look at which, heads: [H][T][T]}. lens: [layers + 1] of {layer, tokens: [T] of {text, p, truth}}.
+    attention: [L] of {place, rows and columns: which tokens look at which, heads: [H][T][T]}.
+    lens: [layers + 1] of {layer, tokens: [T] of {text, p, truth}}.
     induction: see `internals.induction`, with H numbers per layer. anatomy: part → {parameters, active, flops}.
     A reward model has `value` in each token instead of nats and next, and no lens.
     Raises FledgeError for too long a text.
