@@ -30,7 +30,7 @@ from fledge.evaluate.inspection import (
 )
 from fledge.evaluate.internals import Internals, internals, lens_outputs, logit_lens
 from fledge.generate.beam import BeamConfig
-from fledge.generate.reading import mask_of, masked_row
+from fledge.generate.reading import gapped, mask_of, masked_row
 from fledge.generate.sources import nbest
 from fledge.model.config import ModelConfig
 from fledge.model.heads import Labels, LanguageModel, Output
@@ -51,7 +51,8 @@ def inspect_text(
     labels: Sequence[str] = (),
 ) -> dict[str, Any]:
     """`text` through a model of any shape, as a dict that JSON can say. `target` is what an encoder-decoder is to have
-    written, by default what it would write; `labels` name a classifier's. Raises FledgeError for an LSTM."""
+    written, by default what it would write; `labels` name a classifier's. In an encoder's text [MASK] stands for that
+    token, in a source and its target a sentinel for itself. Raises FledgeError for an LSTM."""
     if isinstance(model, LstmModel):
         raise FledgeError("an LSTM has no attention and no layers to look into", "give a Transformer")
     shape = cast(ModelConfig, model.config).shape
@@ -59,9 +60,12 @@ def inspect_text(
         raise FledgeError(f"a target is for an encoder-decoder, this is a model of shape '{shape}'", "leave it out")
     if shape == "encoder":
         return inspect_encoder(model, tokenizer, masked_row(tokenizer, text), top=top, labels=labels)
-    ids = tokenizer.encode(text)
     if shape == "encoder_decoder":
-        return inspect_pair(model, tokenizer, [*ids, tokenizer.document_id], target, top=top)
+        sentinels = {name: token for name, token in tokenizer.special.items() if name.startswith("<extra_id_")}
+        end = tokenizer.document_id
+        written = [*gapped(tokenizer, target, sentinels), end] if target else []
+        return inspect_pair(model, tokenizer, [*gapped(tokenizer, text, sentinels), end], written, top=top)
+    ids = tokenizer.encode(text)
     if ids[:1] != [tokenizer.document_id]:
         ids = [tokenizer.document_id, *ids]  # as every document began in training
     return inspect_ids(model, tokenizer, ids, top=top, seed=seed)
@@ -146,9 +150,10 @@ def at_places(output: Output, places: Tensor) -> Tensor:
 
 @torch.no_grad()
 def inspect_pair(
-    model: nn.Module, tokenizer: Tokenizer, source: Sequence[int], target: str = "", *, top: int = 5
+    model: nn.Module, tokenizer: Tokenizer, source: Sequence[int], target: Sequence[int] = (), *, top: int = 5
 ) -> dict[str, Any]:
-    """What an encoder-decoder does with `source` (closed by its mark) and with the target that it writes.
+    """What an encoder-decoder does with `source` and `target`, both closed by their mark; without a target, with the
+    one that it would write.
 
     As `inspect_ids` says it, of the target; `source` holds the tokens that are read. attention: of the encoder (source
     looks at source), of the decoder (target at target), and across (target at source).
@@ -157,23 +162,21 @@ def inspect_pair(
     check_shown(config, source)
     if not isinstance(model, LanguageModel):
         raise FledgeError("this encoder-decoder does not write", "give one with a language head")
-    if target:
-        written = [*tokenizer.encode(target), tokenizer.document_id]
-    else:
+    result: dict[str, Any] = {"written": not target}
+    if not target:
         most = min(64, config.context - 1)
-        best = nbest(model, tokenizer, [list(source)], max_new_tokens=most, config=BeamConfig())
-        written = best[0][0].ids
-    ids = [tokenizer.pad_id, *written]
+        target = nbest(model, tokenizer, [list(source)], max_new_tokens=most, config=BeamConfig())[0][0].ids
+    ids = [tokenizer.pad_id, *target]
     check_shown(config, ids)
     device = next(model.parameters()).device
     row, read = torch.tensor([ids], device=device), torch.tensor([list(source)], device=device)
     found = internals(model, row, source_ids=read)
     tokens = tokens_of(tokenizer, ids)
-    result: dict[str, Any] = {"shape": config.shape, "source": tokens_of(tokenizer, source), "tokens": tokens}
+    result |= {"shape": config.shape, "source": tokens_of(tokenizer, source), "tokens": tokens}
     add_predictions(tokens, found.output.logits()[0].float().cpu(), tokenizer, top)
     lens = enumerate(logit_lens(model, found.hidden, row, source_ids=read))
     result["lens"] = [{"layer": layer, "tokens": lens_row(logits[0], ids, tokenizer)} for layer, logits in lens]
-    result |= costs(tokens, tokenizer) | {"induction": None, "written": not target}
+    result |= costs(tokens, tokenizer) | {"induction": None}
     result["attention"] = attention_part(found)
     return result | anatomy_part(model, min(LONGEST, max(len(ids), len(source))))
 

@@ -7,7 +7,8 @@ is cut at its end. Filling asks an encoder with a masked head, every hidden plac
 Shapes: N texts, B rows, T tokens, E width, V vocabulary.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,15 +114,21 @@ def mask_of(tokenizer: Tokenizer) -> int | None:
 
 def masked_row(tokenizer: Tokenizer, text: str) -> list[int]:
     """A text between an encoder's marks; where it says [MASK] (or <mask>) and the vocabulary has it, that token."""
-    mask = mask_of(tokenizer)
-    parts = [text] if mask is None else text.replace(MASKS[1], MASKS[0]).split(MASKS[0])
+    mask, frame = mask_of(tokenizer), Frame.of(tokenizer, "encoder")
+    gaps = {} if mask is None else dict.fromkeys(MASKS, mask)
+    return [*frame.before, *gapped(tokenizer, text, gaps), *frame.after]
+
+
+def gapped(tokenizer: Tokenizer, text: str, gaps: Mapping[str, int]) -> list[int]:
+    """The ids of a text, in which the names of `gaps` stand for their tokens."""
+    parts = re.split("|".join(map(re.escape, gaps)), text) if gaps else [text]
+    names = re.findall("|".join(map(re.escape, gaps)), text) if gaps else []
     if tokenizer.byte_level:  # a word's token brings its blank with it
         parts[:-1] = [part.removesuffix(" ") for part in parts[:-1]]
-    ids: list[int] = []
-    for number, part in enumerate(parts):
-        ids += ([mask] if number and mask is not None else []) + tokenizer.encode(part)
-    frame = Frame.of(tokenizer, "encoder")
-    return [*frame.before, *ids, *frame.after]
+    ids = tokenizer.encode(parts[0])
+    for name, part in zip(names, parts[1:], strict=True):
+        ids += [gaps[name], *tokenizer.encode(part)]
+    return ids
 
 
 def filled(model: MaskedModel, tokenizer: Tokenizer, text: str, mask: int, top: int) -> Filled:
