@@ -217,3 +217,11 @@ def test_real_preferences(name: str) -> None:
     words = [[w for m in c.prompt for w in m.content.split()] + c.completions[0].split() for c in made[:200]]
     originals = [row["chosen"].replace("\n\nHuman:", " ").replace("\n\nAssistant:", " ").split() for row in rows]
     assert all(w in originals for w in words)
+
+
+def test_a_comparison_may_have_a_weight() -> None:
+    row = {"prompt": "u", "chosen": "a", "rejected": "b"}
+    rows = [row, row | {"weight": 0.25}, row | {"weight": None}, row | {"weight": "much"}, row | {"weight": -1}]
+    comparisons, dropped = to_comparisons(rows)
+    assert [comparison.weight for comparison in comparisons] == [1.0, 0.25, 1.0]
+    assert list(dropped.values()) == [2]

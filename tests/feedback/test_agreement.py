@@ -8,6 +8,7 @@ pytest.importorskip("sqlalchemy", reason="pip install 'fledge[serve]'")
 
 from fledge.feedback.agreement import agreement, krippendorff_alpha, screened
 from fledge.feedback.store import Said
+from fledge.feedback.weights import weights_of
 
 # Krippendorff 2011, section C to E: four observers, twelve units, gaps; his results with three decimals.
 OBSERVERS = {
@@ -41,7 +42,7 @@ def ranking(person: str, ranks: list[int], task: int = 1, seconds: float = 10) -
 def test_agreement_counts_pairs_and_finds_the_careless() -> None:
     careful = [ranking(name, [0, 1, 2], task) for name in ("ann", "bob", "cid") for task in range(1, 9)]
     contrary = [ranking("dan", [2, 1, 0], task, seconds=1) for task in range(1, 9)]
-    found = agreement([*careful, *contrary])
+    found = agreement([*careful, *contrary], weights_of([*careful, *contrary]))
     rows = {row["person"]: row for row in found["people"]}
     assert rows["ann"]["agreement"] == pytest.approx(2 / 3)
     assert rows["dan"]["agreement"] == 0

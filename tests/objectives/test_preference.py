@@ -55,3 +55,24 @@ def test_a_prompt_with_many_answers_weighs_as_much_as_one_with_two() -> None:
     found = ranking(SimpleNamespace(values=values), batch)
     torch.testing.assert_close(found.sum.item(), 2 * math.log(2))
     assert found.count.item() == 2
+
+
+def test_a_weight_counts_a_prompt_that_often() -> None:
+    torch.manual_seed(1)
+    values = torch.randn(1, 9, dtype=torch.float64, requires_grad=True)
+    group = torch.tensor([0, 0, 0, 1, 1])
+    rank = torch.tensor([0, 1, 1, 1, 0])
+    last = torch.tensor([8, 1, 5, 3, 0])
+
+    def found(group: torch.Tensor, rank: torch.Tensor, last: torch.Tensor, **more: torch.Tensor) -> tuple[float, ...]:
+        loss = ranking(SimpleNamespace(values=values), {"last": last, "group": group, "rank": rank, **more})
+        (gradient,) = torch.autograd.grad(loss.sum / loss.count, values)
+        return loss.sum.item(), loss.count.item(), *gradient.flatten().tolist()
+
+    weighted = found(group, rank, last, weight=torch.tensor([3.0, 3.0, 3.0, 1.0, 1.0]))
+    thrice = torch.tensor([0, 1, 2] * 3 + [3, 4])
+    copies = torch.tensor([0] * 3 + [2] * 3 + [3] * 3 + [1] * 2)
+    repeated = found(copies, rank[thrice], last[thrice])
+    torch.testing.assert_close(weighted, repeated, rtol=1e-5, atol=1e-6)
+    assert weighted[1] == 4
+    assert found(group, rank, last, weight=torch.ones(5)) == found(group, rank, last)

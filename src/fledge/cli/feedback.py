@@ -1,13 +1,14 @@
 """`fledge feedback`: what people said, out of the store and into it; tasks for labellers; how far they agree."""
 
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, cast
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
 from fledge.core.errors import FledgeError
+from fledge.feedback.opening import open_store
 
 app = typer.Typer(help="What people said of a model: export, import, tasks, agreement.", rich_markup_mode=None)
 console = Console(stderr=True, highlight=False)
@@ -15,32 +16,24 @@ Where = Annotated[str, typer.Option("--store", help="The store: a file or a data
 STORE = "runs/feedback.db"
 
 
-def opened(where: str) -> Any:
-    """The store."""
-    try:
-        from fledge.feedback.store import Store
-    except ImportError as error:
-        raise FledgeError(f"the feedback store needs {error.name}", "pip install 'fledge[feedback]'") from None
-    return Store.open(where)
-
-
 @app.command("export")
 def export_(
     out: Annotated[Path, typer.Argument(help="The JSONL file to write.")],
-    layout: Annotated[str, typer.Option(help="messages, rankings, pairs or prompts.")] = "messages",
+    layout: Annotated[str, typer.Option(help="messages, rankings, pairs, prompts or chats.")] = "messages",
     store: Where = STORE,
     guideline: Annotated[str, typer.Option(help="Only judgements under this version.")] = "",
     since: Annotated[str, typer.Option(help="Not before this date, e.g. 2026-11-01.")] = "",
     until: Annotated[str, typer.Option(help="Before this date.")] = "",
     person: Annotated[list[str] | None, typer.Option(help="Only these people.")] = None,
     agreement: Annotated[float, typer.Option(help="The least agreement with others, 0 to 1.")] = 0.0,
+    weight: Annotated[float, typer.Option(help="The least weight of a person's comparisons, 0 to 1.")] = 0.0,
 ) -> None:
     """Write what people said as training data."""
-    kept = opened(store)
+    kept = open_store(store)
     from fledge.core.files import write_jsonl
     from fledge.feedback.exporting import Filter, Layout, export
 
-    chosen = Filter(guideline, since, until, tuple(person or ()), agreement)
+    chosen = Filter(guideline, since, until, tuple(person or ()), agreement, weight)
     rows = export(kept, cast(Layout, layout), chosen)
     write_jsonl(out, rows)
     console.print(f"wrote {len(rows):,} rows to [bold]{escape(str(out))}[/]", soft_wrap=True)
@@ -51,7 +44,7 @@ def import_(
     files: Annotated[list[Path], typer.Argument(help="JSONL, JSON, CSV or Parquet files.")], store: Where = STORE
 ) -> None:
     """Read comparisons, ratings and demonstrations that were made elsewhere."""
-    kept = opened(store)
+    kept = open_store(store)
     from fledge.data.readers import read
     from fledge.feedback.importing import import_rows
 
@@ -71,7 +64,7 @@ def queue(
     """Give labellers something to do."""
     if file is None and not chats:
         raise FledgeError("nothing to add", "give a file, or --chats")
-    kept = opened(store)
+    kept = open_store(store)
     from fledge.data.readers import read
     from fledge.feedback.importing import add_chats, add_rows
 
@@ -81,12 +74,13 @@ def queue(
 
 @app.command()
 def agreement(store: Where = STORE) -> None:
-    """How far people agree, and how fast they are."""
-    kept = opened(store)
+    """How far people agree, how fast they are, and the weight of what they say."""
+    kept = open_store(store)
     from fledge.core.log import Log
     from fledge.feedback.agreement import agreement as measured
+    from fledge.feedback.weights import weights
 
-    found = measured(kept.judgements(["ranking"]))
+    found = measured(kept.judgements(["ranking"]), weights(kept))
     columns = ["person", "rankings", "median seconds", "agreement", "weight"]
     rows = [
         [row["person"], row["rankings"], *(none(row[key]) for key in ("seconds", "agreement", "weight"))]
@@ -109,4 +103,4 @@ def erase(
     person: Annotated[str, typer.Argument(help="Whose judgements and chats to forget.")], store: Where = STORE
 ) -> None:
     """Forget a person and all they said."""
-    console.print(f"{opened(store).erase(person):,} judgements erased")
+    console.print(f"{open_store(store).erase(person):,} judgements erased")

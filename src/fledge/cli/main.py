@@ -147,6 +147,10 @@ def raise_(
     overrides = [*(own_overrides(data) if data else []), *(set_ or [])]
     log = Log(console=console)
     content = read_recipe(name)
+    if name == "round":
+        from fledge.recipes.rounds import round_overrides
+
+        overrides += round_overrides(content, run, overrides)
     steps = plan(content, run, scale, overrides)
     if dry_run:
         show_plan(steps, content, scale, log)
@@ -155,7 +159,7 @@ def raise_(
     made = {step.name for step in steps}
     if "report" in made:
         log.say(f"\nthe report   [bold]{escape(str(run / 'report' / 'report.html'))}[/]")
-    if "pretrain" in made:
+    if made & {"pretrain", "promote"}:
         log.say(f"to chat      [bold]fledge chat {escape(str(run))}[/]")
 
 

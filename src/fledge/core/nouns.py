@@ -38,11 +38,13 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Ranked answers to one prompt. `ranks[i]` is the rank of `completions[i]`: 0 is best, equal ranks are ties."""
+    """Ranked answers to one prompt. `ranks[i]` is the rank of `completions[i]`: 0 is best, equal ranks are ties.
+    `weight` is how much it counts beside others: that of the person who made it."""
 
     prompt: tuple[Message, ...]
     completions: tuple[str, ...]
     ranks: tuple[int, ...]
+    weight: float = 1.0
 
 
 def messages_of(rows: list[dict[str, str]]) -> tuple[Message, ...]:

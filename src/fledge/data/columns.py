@@ -3,8 +3,8 @@
 Layouts: `text`; `messages`; sharegpt (`conversations` of from/value); `prompt` + `completion`; alpaca (`instruction`,
 `input`, `output` or `response`); `prompt` + `chosen` + `rejected`, the prompt implicit too (a shared beginning of
 messages, or of "Human: … Assistant: …" dialogues as in hh-rlhf, arXiv:2204.05862); `prompt` + `completions`, the best
-first or with `ranks`. A row that has no place in training is dropped with its reason; if none is left, that is an
-error. Leaves out tools, images and several system messages.
+first or with `ranks`; comparisons may have a `weight`. A row that has no place in training is dropped with its reason;
+if none is left, that is an error. Leaves out tools, images and several system messages.
 """
 
 import re
@@ -109,7 +109,17 @@ def comparison(row: Row) -> Comparison:
     if len(set(ranks)) < 2:
         raise Dropped("all answers tie")
     levels = sorted(set(ranks))
-    return Comparison(prompt, tuple(answers), tuple(levels.index(rank) for rank in ranks))
+    return Comparison(prompt, tuple(answers), tuple(levels.index(rank) for rank in ranks), weight_of(row))
+
+
+def weight_of(row: Row) -> float:
+    """How much a comparison counts: its `weight`, 1 if it has none."""
+    weight = row.get("weight")
+    if weight is None:
+        return 1.0
+    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < float("inf"):
+        raise Dropped("a weight that is no number from 0 on")
+    return float(weight)
 
 
 def ranked(row: Row) -> tuple[list[str], list[float]]:

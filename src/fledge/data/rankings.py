@@ -1,7 +1,7 @@
 """Batches of ranked answers: all answers to one prompt stand in one batch element (arXiv:2203.02155 §3.5).
 
-Answers are packed into rows like any other text; `last`, `group` and `rank` say where each answer ends, which prompt
-it belongs to and how it was ranked.
+Answers are packed into rows like any other text; `last`, `group`, `rank` and `weight` say where each answer ends,
+which prompt it belongs to, how it was ranked and how much the ranking counts.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,14 +16,17 @@ from fledge.data.packing import Batch, Example, collate, pack
 
 @dataclass(frozen=True)
 class Ranked:
-    """Answers to one prompt: `ids[i]` is prompt + answer i, `ranks[i]` its rank (0 best, equal = tie)."""
+    """Answers to one prompt: `ids[i]` is prompt + answer i, `ranks[i]` its rank (0 best, equal = tie); `weight` is how
+    much the ranking counts beside others."""
 
     ids: tuple[tuple[int, ...], ...]
     ranks: tuple[int, ...]
+    weight: float = 1.0
 
 
 def ranked_batch(groups: Sequence[Ranked], length: int) -> Batch:
-    """One micro-batch: the packed rows and, for N answers, `last` [N] (flat into [B·T]), `group` [N], `rank` [N]."""
+    """One micro-batch: the packed rows and, for N answers, `last` [N] (flat into [B·T]), `group`, `rank` and
+    `weight` [N]."""
     flat = [(g, ids, rank) for g, group in enumerate(groups) for ids, rank in zip(group.ids, group.ranks, strict=True)]
     examples = [Example(np.array(ids, dtype=np.int32), np.zeros(len(ids), dtype=bool)) for _, ids, _ in flat]
     rows = pack(examples, length, split=False)
@@ -36,6 +39,7 @@ def ranked_batch(groups: Sequence[Ranked], length: int) -> Batch:
         "last": last,
         "group": torch.tensor([g for g, _, _ in flat]),
         "rank": torch.tensor([rank for _, _, rank in flat]),
+        "weight": torch.tensor([groups[g].weight for g, _, _ in flat], dtype=torch.float32),
     }
 
 

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from fledge.feedback.store import Said
 
 Metric = Literal["nominal", "ordinal", "interval"]
+Pair = tuple[int, int]  # two answers, the lower number first
 INSTRUCT_GPT = 0.726  # of arXiv:2203.02155, section 3.4: training labellers, ± 1.5 %
 
 
@@ -56,15 +57,15 @@ def distance_of(metric: Metric, marginals: Mapping[float, float]) -> Callable[[f
     return ordinal
 
 
-def pairs_of(ranking: Said) -> dict[tuple[int, int], int]:
+def pairs_of(ranking: Said) -> dict[Pair, int]:
     """What a ranking says of each pair of answers (the lower number first): -1 the first, 1 the second, 0 a tie."""
     ranks = dict(zip(ranking.content["completions"], ranking.content["ranks"]))
     return {(a, b): (ranks[a] > ranks[b]) - (ranks[a] < ranks[b]) for a, b in combinations(sorted(ranks), 2)}
 
 
-def pair_units(rankings: Sequence[Said]) -> dict[tuple[int, int], dict[str, int]]:
+def pair_units(rankings: Sequence[Said]) -> dict[Pair, dict[str, int]]:
     """Every pair of answers with what each person says of it."""
-    units: dict[tuple[int, int], dict[str, int]] = defaultdict(dict)
+    units: dict[Pair, dict[str, int]] = defaultdict(dict)
     for ranking in rankings:
         for pair, verdict in pairs_of(ranking).items():
             units[pair][ranking.person] = verdict
@@ -88,8 +89,9 @@ def agreed(a: int, b: int) -> float:
     return 1 - abs(a - b) / 2
 
 
-def agreement(rankings: Sequence[Said]) -> dict[str, Any]:
-    """α, pairwise agreement overall, between each two people, and of each person with the rest, with speed."""
+def agreement(rankings: Sequence[Said], weights: Mapping[str, float] | None = None) -> dict[str, Any]:
+    """α, pairwise agreement overall, between each two people, and of each person with the rest, with speed; and the
+    person's weight, if `weights` knows it (`feedback.weights`)."""
     units = pair_units(rankings)
     between: dict[tuple[str, str], list[float]] = defaultdict(list)
     for unit in units.values():
@@ -106,12 +108,14 @@ def agreement(rankings: Sequence[Said]) -> dict[str, Any]:
             {"people": list(pair), "agreement": sum(values) / len(values), "pairs": len(values)}
             for pair, values in sorted(between.items())
         ],
-        "people": [person_row(person, rankings, between) for person in people],
+        "people": [
+            person_row(person, rankings, between) | {"weight": (weights or {}).get(person)} for person in people
+        ],
     }
 
 
 def person_row(person: str, rankings: Sequence[Said], between: Mapping[tuple[str, str], list[float]]) -> dict[str, Any]:
-    """One person: how much they did, how fast, how far the others agree, and the weight that follows from it."""
+    """One person: how much they did, how fast, and how far the others agree."""
     mine = [ranking for ranking in rankings if ranking.person == person]
     values = [value for pair, found in between.items() if person in pair for value in found]
     share = sum(values) / len(values) if values else None
@@ -122,7 +126,6 @@ def person_row(person: str, rankings: Sequence[Said], between: Mapping[tuple[str
         "seconds": median(times) if times else None,
         "agreement": share,
         "pairs": len(values),
-        "weight": None if share is None else round(max(0.0, 2 * share - 1), 3),
     }
 
 

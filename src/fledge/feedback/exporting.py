@@ -1,48 +1,59 @@
 """What people said, as rows that every trainer reads: `messages`, `prompt` + ranked `completions`, `chosen`/`rejected`.
 
 Demonstrations and corrections become conversations; rankings, and corrections beside what they correct, become
-comparisons. Filters choose by guideline, date, person and how far the person agrees with the others.
+comparisons, each with the weight of who made it (`feedback.weights`). Filters choose by guideline, date, person, how
+far the person agrees with the others, and weight. `prompts` are all that were judged, `chats` those of rated chats. In
+what was said in chats private data is masked.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, Literal
 
 from fledge.core.errors import FledgeError
 from fledge.feedback.agreement import agreement
+from fledge.feedback.importing import masked
 from fledge.feedback.store import Said, Store
+from fledge.feedback.weights import UNMEASURED
+from fledge.feedback.weights import weights as weights_in
 
-Layout = Literal["messages", "rankings", "pairs", "prompts"]
-LAYOUTS: tuple[Layout, ...] = ("messages", "rankings", "pairs", "prompts")
+Layout = Literal["messages", "rankings", "pairs", "prompts", "chats"]
+LAYOUTS: tuple[Layout, ...] = ("messages", "rankings", "pairs", "prompts", "chats")
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Filter:
     """Which judgements count. `since` and `until` are ISO dates (until is not included); `agreement` is the least
-    share of pairs on which the others agree with a person whose rankings are taken."""
+    share of pairs on which the others agree with a person whose rankings are taken, `weight` the least weight of a
+    person whose comparisons are."""
 
     guideline: str = ""
     since: str = ""
     until: str = ""
     people: tuple[str, ...] = ()
     agreement: float = 0.0
+    weight: float = 0.0
 
 
 def export(store: Store, layout: Layout, chosen: Filter | None = None) -> list[Row]:
     """The rows of a layout."""
     if layout not in LAYOUTS:
         raise FledgeError(f"unknown layout '{layout}'", f"known: {', '.join(LAYOUTS)}")
-    said = kept(store.judgements(), chosen or Filter())
+    chosen = chosen or Filter()
+    said = kept(store.judgements(), chosen)
+    trust = weights_in(store)
     texts = {number: text for number, (text, _) in store.answers().items()}
     if layout == "messages":
         return [row for each in said for row in conversations(each)]
     if layout == "rankings":
-        return [row for each in said for row in rankings(each, texts)]
+        return [row for each in said for row in rankings(each, texts, trust) if row["weight"] >= chosen.weight]
     if layout == "pairs":
-        return [pair for each in said for row in rankings(each, texts) for pair in pairs(row)]
-    return [{"prompt": prompt_of(each)} for each in {each.prompt_id: each for each in said}.values()]
+        found = [row for each in said for row in rankings(each, texts, trust) if row["weight"] >= chosen.weight]
+        return [pair for row in found for pair in pairs(row)]
+    asked = {each.prompt_id: each for each in said if layout == "prompts" or each.kind == "rating"}
+    return [{"prompt": prompt_of(each)} for each in asked.values()]
 
 
 def kept(said: Sequence[Said], chosen: Filter) -> list[Said]:
@@ -64,12 +75,17 @@ def kept(said: Sequence[Said], chosen: Filter) -> list[Said]:
 
 def prompt_of(said: Said) -> list[dict[str, str]]:
     """The prompt as messages."""
-    return [turn.as_dict() for turn in said.prompt]
+    return [{"role": turn.role, "content": shown(said, turn.content)} for turn in said.prompt]
+
+
+def shown(said: Said, words: str) -> str:
+    """Words of a judgement; those of a chat without private data."""
+    return masked(words) if said.kind == "rating" else words
 
 
 def provenance(said: Said) -> Row:
-    """Who said it, when, under which guideline."""
-    return {"labeller": said.person, "guideline": said.guideline, "created": said.created}
+    """Which judgement it is, who said it, when, under which guideline."""
+    return {"judgement": said.id, "labeller": said.person, "guideline": said.guideline, "created": said.created}
 
 
 def conversations(said: Said) -> list[Row]:
@@ -77,24 +93,27 @@ def conversations(said: Said) -> list[Row]:
     answer = said.content.get("answer") or said.content.get("correction")
     if said.kind not in ("demonstration", "rating") or not answer:
         return []
-    return [{"messages": [*prompt_of(said), {"role": "assistant", "content": answer}], **provenance(said)}]
+    turns = [*prompt_of(said), {"role": "assistant", "content": shown(said, answer)}]
+    return [{"messages": turns, **provenance(said)}]
 
 
-def rankings(said: Said, texts: dict[int, str]) -> list[Row]:
-    """The comparison in a judgement, best first."""
+def rankings(said: Said, texts: Mapping[int, str], trust: Mapping[str, float]) -> list[Row]:
+    """The comparison in a judgement, best first, with the weight of who made it."""
     if said.kind == "ranking":
         ordered = sorted(zip(said.content["ranks"], said.content["completions"]))
         answers, ranks = [texts[number] for _, number in ordered], [rank for rank, _ in ordered]
     elif said.kind == "rating" and said.content["correction"]:
-        answers, ranks = [said.content["correction"], texts[said.content["completion"]]], [0, 1]
+        both = said.content["correction"], texts[said.content["completion"]]
+        answers, ranks = [shown(said, words) for words in both], [0, 1]
     else:
         return []
-    return [{"prompt": prompt_of(said), "completions": answers, "ranks": ranks, **provenance(said)}]
+    weight = trust.get(said.person, UNMEASURED)
+    return [{"prompt": prompt_of(said), "completions": answers, "ranks": ranks, "weight": weight, **provenance(said)}]
 
 
 def pairs(row: Row) -> list[Row]:
     """Every pair of a ranking that is not a tie, as TRL and others read it."""
-    more = {key: row[key] for key in ("labeller", "guideline", "created")}
+    more = {key: row[key] for key in ("weight", "judgement", "labeller", "guideline", "created")}
     return [
         {
             "prompt": row["prompt"],

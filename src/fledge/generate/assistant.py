@@ -36,7 +36,7 @@ from fledge.model.lstm import LstmModel
 from fledge.text.template import render
 from fledge.text.tokenizer import Tokenizer
 
-STEPS = ("ppo", "sft", "pretrain")  # a recipe's models one can talk to, the most advanced first
+STEPS = ("promote", "ppo", "sft", "pretrain")  # a recipe's models one can talk to, the most advanced first
 ROLES = ("system", "user", "assistant")
 ANSWER = 256  # tokens an answer may have if nobody says otherwise
 

@@ -1,8 +1,8 @@
 """Learning from rankings: the loss of InstructGPT's reward model (arXiv:2203.02155, eq. 1).
 
 All answers to one prompt lie in one batch element, and every pair of them that is not a tie is compared:
--log σ(r_better - r_worse), averaged over the pairs of the prompt, so that each prompt weighs 1 however many answers
-it has. Left out: margins, DPO.
+-log σ(r_better - r_worse), averaged over the pairs of the prompt, so that each prompt weighs the same however many
+answers it has: 1, or the weight of who ranked it. Left out: margins, DPO.
 
 Shapes: B batch, T time, N answers in the batch.
 """
@@ -15,10 +15,11 @@ from fledge.objectives.loss import Loss, Valued
 
 
 def ranking(output: Valued, batch: dict[str, Tensor]) -> Loss:
-    """The pairwise ranking loss; the count is the number of prompts that have at least one pair.
+    """The pairwise ranking loss; the count is the number of prompts that have at least one pair, each by its weight.
 
     batch: last [N], flat index into [B·T] of each answer's last token, where its reward is read; group [N], which
-    prompt it answers; rank [N], 0 is best and equal ranks are ties. A prompt's answers are all in one micro-batch.
+    prompt it answers; rank [N], 0 is best and equal ranks are ties; weight [N], the same for all answers to a prompt
+    (1 where it is absent). A prompt's answers are all in one micro-batch.
     Parts: accuracy (share of pairs in the right order), margin (mean r_better - r_worse), both over pairs.
     """
     rewards = output.values.flatten()[batch["last"]].float()
@@ -27,6 +28,8 @@ def ranking(output: Valued, batch: dict[str, Tensor]) -> Loss:
     pairs = (same & (rank[:, None] < rank[None, :])).float()
     pairs_of_prompt = same.float() @ pairs.sum(1)
     weight = pairs / pairs_of_prompt.clamp(min=1)[:, None]
+    if "weight" in batch:
+        weight = weight * batch["weight"][:, None]
     difference = rewards[:, None] - rewards[None, :]
     detached = difference.detach()
     return Loss(

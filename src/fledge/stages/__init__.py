@@ -14,6 +14,7 @@ from fledge.core.log import Log
 STAGES = {
     "collect": "read the documentation and source of a Python installation",
     "ingest": "sort your own files into text, demonstrations and comparisons",
+    "gather": "take what people said since the last round out of the feedback store",
     "curate": "clean, filter and de-duplicate documents",
     "tokenizer": "learn a byte-level BPE vocabulary",
     "pretrain": "learn language by predicting the next token",
@@ -23,6 +24,7 @@ STAGES = {
     "reward": "learn what people prefer from rankings",
     "ppo": "learn to please the reward model, staying near where it came from",
     "finetune": "learn a labelled task: classes, numbers, tags, answers, text to text",
+    "promote": "put the better model in the place of the one so far, if it is better with confidence",
     "evaluate": "measure truthfulness, preference, calibration and bits per byte",
     "report": "tell the whole run in one HTML page",
 }

@@ -59,7 +59,12 @@ def ingest(config: IngestConfig, out: Path, log: Log) -> dict[str, Any]:
     write_jsonl(
         out / "comparisons.jsonl",
         (
-            {"prompt": [m.as_dict() for m in c.prompt], "completions": c.completions, "ranks": c.ranks}
+            {
+                "prompt": [m.as_dict() for m in c.prompt],
+                "completions": c.completions,
+                "ranks": c.ranks,
+                "weight": c.weight,
+            }
             for c in comparisons
         ),
     )

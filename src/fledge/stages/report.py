@@ -12,6 +12,7 @@ from fledge.core.config import Config
 from fledge.core.files import write_json, write_text_atomic
 from fledge.core.log import Log
 from fledge.stages.report_page import render_page
+from fledge.stages.report_rounds import told
 from fledge.stages.run_record import Run, number, read_run
 
 FIGURES = (
@@ -40,7 +41,7 @@ def report(config: ReportConfig, out: Path, log: Log) -> dict[str, Any]:
     """Writes report.html and report.json."""
     run = read_run(config.run, config.evaluation)
     result = gather(run)
-    page = render_page(run, result, config.title)
+    page = render_page(run, result, config.title, told(run))
     write_json(out / "report.json", result)
     write_text_atomic(out / "report.html", page)
     for claim in result["expected"]:
@@ -56,12 +57,14 @@ def gather(run: Run) -> dict[str, Any]:
     larger = run.evaluation.get("preferred_to_base_large")
     reward = run.first("reward")
     measured = reward.json("reward.json") if reward else {}
+    promoted = run.first("promote")
     return {
         "run": str(run.directory),
         "models": models,
         "preferred_to_base_large": plain(larger) if larger else None,
         "parameters": run.evaluation.get("parameters", {}),
         "expected": expectations(models, plain(larger) if larger else None),
+        "rounds": plain(promoted.json("promotion.json").get("rounds", [])) if promoted else [],
         "reward_model": {
             key: plain(measured[key]) for key in ("accuracy", "by_pair", "calibration") if key in measured
         },

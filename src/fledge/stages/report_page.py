@@ -55,8 +55,8 @@ SPLITS = {
 }
 
 
-def render_page(run: Run, result: dict[str, Any], title: str) -> str:
-    """The HTML of the page."""
+def render_page(run: Run, result: dict[str, Any], title: str, rounds: dict[str, Any] | None = None) -> str:
+    """The HTML of the page; `rounds`: what `report_rounds` has to tell."""
     assets = resources.files("fledge.stages") / "report_assets"
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     told = (label_of, colour_of, duration, memory, count, figure, brief)
@@ -67,6 +67,7 @@ def render_page(run: Run, result: dict[str, Any], title: str) -> str:
         title=title or "From raw text to an assistant",
         style=Markup((assets / "report.css").read_text(encoding="utf-8")),
         run=run,
+        rounds=rounds,
         path=shown_path(run),
         result=result,
         steps={step.name: step for step in run.steps},

@@ -1,8 +1,9 @@
 """The reward model: InstructGPT's step 2 (arXiv:2203.02155 §3.5, eq. 1).
 
-A scalar head on the SFT model learns from all pairs of a prompt's ranked answers at once. Held-out accuracy, by kind
-of pair, and calibration tell whether the reward is any good before reinforcement learning spends time on it. The mean
-score of demonstrations is written to config.json as `reward_mean`; rewards are scores minus that mean.
+A scalar head on the SFT model learns from all pairs of a prompt's ranked answers at once, each ranking by the weight
+that it has. Held-out accuracy, by kind of pair, and calibration tell whether the reward is any good before
+reinforcement learning spends time on it. The mean score of demonstrations is written to config.json as `reward_mean`;
+rewards are scores minus that mean.
 """
 
 from collections.abc import Sequence
@@ -60,7 +61,7 @@ def reward(config: RewardConfig, out: Path, log: Log) -> dict[str, Any]:
     check_tokenizer(tokenizer)
     shape, device = read_config(config.model)[0], pick_device(config.device)
     check_length(config.length, shape)
-    comparisons = read_comparisons(config.comparisons, log)
+    comparisons = weighty(read_comparisons(config.comparisons, log), log)
     groups = [to_ranked(comparison, tokenizer) for comparison in comparisons]
     check_reward_position([ids for group in groups for ids in group.ids], tokenizer)
     check_vocabulary((ids for group in groups for ids in group.ids), shape, "comparisons")
@@ -109,6 +110,16 @@ def read_comparisons(path: Path, log: Log) -> list[Comparison]:
     return comparisons
 
 
+def weighty(comparisons: Sequence[Comparison], log: Log) -> list[Comparison]:
+    """The comparisons that count for something; says how many do not."""
+    found = [comparison for comparison in comparisons if comparison.weight > 0]
+    if not found:
+        raise FledgeError("every comparison has the weight 0", "ask people whom others agree with, or drop the weights")
+    if len(found) < len(comparisons):
+        log.say(f"[yellow]left out {len(comparisons) - len(found):,} comparisons: they have the weight 0[/]")
+    return found
+
+
 def held_out(comparisons: Sequence[Comparison], share: float, seed: int) -> list[bool]:
     """Which comparisons are kept for measuring: prompts are drawn, so that no prompt stands on both sides."""
     drawn = np.random.default_rng([seed, 1]).random(len(comparisons)) < share
@@ -119,7 +130,7 @@ def held_out(comparisons: Sequence[Comparison], share: float, seed: int) -> list
 def to_ranked(comparison: Comparison, tokenizer: Tokenizer) -> Ranked:
     """A comparison as token ids, each answer closed by the end of the turn."""
     ids = tuple(tuple(answer_ids(tokenizer, comparison.prompt, answer)) for answer in comparison.completions)
-    return Ranked(ids, comparison.ranks)
+    return Ranked(ids, comparison.ranks, comparison.weight)
 
 
 def fitting(groups: Sequence[Ranked], length: int, drop_long: bool, log: Log) -> list[int]:
