@@ -254,7 +254,7 @@ def test_consent_is_asked_first_and_can_be_withdrawn(page: Page, real: str, stor
     expect(page.locator(".consent")).to_be_visible()
     assert standing(store, "newcomer").agreed == ""
     with page.expect_download() as taken:
-        page.click("text=Take it away")
+        page.get_by_role("button", name="Take it away").click()
     assert taken.value.path().read_text().count('"consent"') == 2
     page.click("#erase")
     page.click("dialog >> text=Erase it")
