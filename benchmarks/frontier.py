@@ -130,7 +130,7 @@ def raised(data: Path, work: Path, until: str, quick: bool, log: Log) -> dict[st
     for kind in FILES if until != "base" else ():
         models[kind] = made(
             "reward", work / f"reward_{kind}", log, model=sft, comparisons=data / f"{kind}_train.jsonl", heldout=0.1,
-            demonstrations=data / f"{kind}_shown.jsonl", epochs=epochs / 2, prompts_per_step=16, drop_long=True,
+            demonstrations=data / f"{kind}_shown.jsonl", epochs=epochs / 4, prompts_per_step=16, drop_long=True,
             optimizer=adam, **size,
         )  # fmt: skip
     return models
@@ -138,7 +138,7 @@ def raised(data: Path, work: Path, until: str, quick: bool, log: Log) -> dict[st
 
 def swept(data: Path, models: dict[str, Path], work: Path, quick: bool, log: Log) -> list[dict[str, Any]]:
     """Every point of the frontier: method, weight of helpful, and what the judges say."""
-    judges = {kind: Judge(data / f"{kind}_judge.jsonl", work / f"judge_{kind}.json") for kind in FILES}
+    judges = {kind: Judge(data / f"{kind}_judge.jsonl", work / f"judge_{kind}.npy") for kind in FILES}
     questions = data / "questions.jsonl"
     rewards = {kind: models[kind] for kind in FILES}
     rows = read_jsonl(questions)
@@ -182,8 +182,8 @@ def chosen(row: dict[str, Any], weight: float) -> int:
 
 
 class Judge:
-    """Which answers people would prefer, by a linear score of sentence embeddings: of the question's last turn, of the
-    answer and of their product, taught by pairs (logistic regression with a ridge). `accuracy` on a fifth, kept out."""
+    """Which answers people would prefer, by a linear score of the answer's sentence embedding, its product with that of
+    the question, and its length, taught by pairs (logistic regression with a ridge). `accuracy`: on a fifth of them."""
 
     def __init__(self, comparisons: Path, cache: Path) -> None:
         spec = importlib.util.find_spec(EMBEDDER)
@@ -200,7 +200,9 @@ class Judge:
         pairs = [
             (r["prompt"], r["completions"][i], r["completions"][1 - i]) for r in rows for i in [r["ranks"].index(0)]
         ]
-        better, worse = (self.read([(pair[0], pair[side]) for pair in pairs]) for side in (1, 2))
+        if not cache.is_file():
+            np.save(cache, np.stack([self.read([(pair[0], pair[side]) for pair in pairs]) for side in (1, 2)]))
+        better, worse = np.load(cache)
         difference = better - worse
         held = np.arange(len(pairs)) % 5 == 0
         self.weights = np.zeros(difference.shape[1])
@@ -208,7 +210,6 @@ class Judge:
         self.accuracy = proportion(int((difference[held] @ kept > 0).sum()), int(held.sum()))
         self.weights = self.fitted(difference)
         self.spread = float((better @ self.weights).std())
-        write_json(cache, {"accuracy": self.accuracy.as_dict(), "pairs": len(pairs)})
 
     @staticmethod
     def fitted(difference: np.ndarray, ridge: float = 3e-2) -> np.ndarray:
@@ -227,7 +228,8 @@ class Judge:
         """The features of (prompt, answer) pairs."""
         questions = self.embedded([prompt[-1]["content"] for prompt, _ in pairs])
         answers = self.embedded([answer for _, answer in pairs])
-        return np.concatenate([answers, questions * answers * 20], axis=1)
+        words = np.log1p([[len(answer.split())] for _, answer in pairs])
+        return np.concatenate([answers, questions * answers * 20, 0.3 * words], axis=1)
 
     @torch.no_grad()
     def embedded(self, texts: Sequence[str]) -> np.ndarray:

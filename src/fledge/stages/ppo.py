@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import Field
 from rich.markup import escape
 
 from fledge.checkpoint.directory import load_model, read_config, save_model
@@ -45,8 +46,9 @@ from fledge.train.rollouts import Iteration, RolloutConfig, Rollouts
 
 class PpoConfig(TrainConfig):
     """`reward` is a reward model, or several by name, weighed by `reward_weights` (1 where none is given); the critic
-    starts as the heaviest. `iterations` of rollouts; `ptx_tokens` of pretraining text per optimizer
-    step, if there are `documents`, mixed by `weights` as in pretraining."""
+    starts as the heaviest. `iterations` of rollouts; `ptx_tokens` of pretraining text per optimizer step, if there are
+    `documents`, mixed by `weights` as in pretraining. What is written is the mean of the policies that answered in the
+    last `average` of the iterations; at 0 it is the last policy."""
 
     policy: Path
     reward: Path | dict[str, Path]
@@ -66,6 +68,7 @@ class PpoConfig(TrainConfig):
     batch: int = 256
     sample_every: int = 5
     samples: int = 6
+    average: float = Field(0.0, ge=0, le=1)
     optimizer: OptimizerConfig = OptimizerConfig(name="adamw", learning_rate=4e-5, weight_decay=0.0)
     warmup: float = 0.05
     decay: float = 0.5
@@ -89,12 +92,14 @@ def ppo(config: PpoConfig, out: Path, log: Log) -> dict[str, Any]:
     critic = load_model(judges.heaviest, device=device)
     for model, path in ((policy, config.policy), *((judges.models[n], judges.paths[n]) for n in judges.paths)):
         check_finite(model, str(path))
-    model = ActorCritic(policy, critic)
+    model = ActorCritic(policy, critic, averaged=config.average > 0)
 
     engine = Engine(policy, tokenizer, max_batch=config.batch, dtype=pick_dtype(config.dtype, device))
     sampling = Sampling(temperature=config.temperature)
 
     def sample(asked: list[list[int]], iteration: int) -> list[Completion]:
+        if model.average is not None and iteration >= (1 - config.average) * config.iterations:
+            model.average.update_parameters(policy)
         first = (config.seed * 1_000 + iteration) * 100_000
         return engine.run(
             [
@@ -135,7 +140,7 @@ def ppo(config: PpoConfig, out: Path, log: Log) -> dict[str, Any]:
 
     if rollouts.stopped:
         log.say(f"[yellow]stopped early: {rollouts.stopped}[/]")
-    save_model(policy, out, tokenizer=tokenizer)
+    save_model(model.chosen, out, tokenizer=tokenizer)
     last = rollouts.iteration.numbers if rollouts.iteration else session.watched
     return {"iterations": rollouts.index, "stopped": rollouts.stopped, "last": last, **session.summary()}
 
