@@ -18,3 +18,7 @@ class FledgeError(Exception):
 
 class Stopped(FledgeError):
     """Work that was stopped on request (Ctrl-C, SIGTERM) after its state was saved: run it again to go on."""
+
+
+class Unavailable(FledgeError):
+    """Something outside the program is not there now and may come back, as a database: try again later."""

@@ -14,15 +14,12 @@ from fledge.core.errors import FledgeError
 from fledge.core.files import fingerprint
 from fledge.core.nouns import Message
 from fledge.data.columns import Dropped, comparison, conversation, prompt_of
-from fledge.feedback.queue import add_task, asked
+from fledge.feedback.privacy import hidden, masked
+from fledge.feedback.queue import MOST_ANSWERS, add_task, asked
 from fledge.feedback.store import Store
 
 Row = Mapping[str, Any]
-PRIVATE = (
-    (re.compile(r"[\w.+-]+@[\w-]+\.[\w.-]+"), "[e-mail]"),
-    (re.compile(r"\b(?:\d[ -]?){12,18}\d\b"), "[card number]"),
-    (re.compile(r"(?<!\w)\+?\d[\d ()/-]{7,}\d\b"), "[telephone]"),
-)
+ALIKE = 0.8  # share of common words from which on two prompts of chats are one
 
 
 def import_rows(store: Store, rows: Sequence[Row], source: str) -> dict[str, int]:
@@ -163,6 +160,9 @@ def label_studio(store: Store, row: Row, source: str) -> str:
                 items = {str(item["id"]): str(item.get("body", item.get("html", ""))) for item in data["items"]}
                 found = value["ranker"]
                 order = found if isinstance(found, list) else found.get("rank") or next(iter(found.values()))
+                unknown = [key for key in order if str(key) not in items]
+                if unknown:
+                    raise Dropped(f"a ranking of '{unknown[0]}', which is no item of the task")
                 answers = [{"text": items[str(key)]} for key in order]
                 kinds.add(ranking(store, prompt, answers, list(range(len(answers))), source, person))
             elif result.get("type") == "pairwise":
@@ -186,9 +186,15 @@ def pairwise_names(data: Row) -> tuple[str, str]:
     raise Dropped("no pair of answers")
 
 
-def add_rows(store: Store, rows: Sequence[Row], wanted: int = 1) -> int:
-    """Tasks from rows: a prompt alone is to be answered, one with completions to be ranked. All rows or none."""
-    made: list[tuple[Any, list[dict[str, str]]]] = []
+def add_rows(
+    store: Store, rows: Sequence[Row], wanted: int = 1, *, overlap: float = 1.0, screening: bool = False
+) -> int:
+    """Tasks from rows: a prompt alone is to be answered, one with completions to be ranked. All rows or none.
+
+    `overlap`: the share of tasks that `wanted` people get, the others are for one. `screening`: the rows' `ranks` are
+    right, and labellers are tested on them.
+    """
+    made: list[tuple[Any, list[dict[str, str]], list[float] | None]] = []
     for number, row in enumerate(rows, 1):
         prompt = row.get("prompt")
         turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
@@ -200,38 +206,70 @@ def add_rows(store: Store, rows: Sequence[Row], wanted: int = 1) -> int:
             else {"text": str(each)}
             for each in row.get("completions") or []
         ]
-        if answers and not 2 <= len({answer["text"] for answer in answers}) <= 9:
+        different = len({answer["text"] for answer in answers})
+        if answers and not 2 <= different <= MOST_ANSWERS:
             raise FledgeError(f"row {number} has {len(answers)} completions", "a ranking needs 2 to 9 different ones")
-        made.append((turns, answers))
-    for turns, answers in made:
-        add_task(store, "rank" if answers else "demonstrate", turns, answers, wanted=wanted)
+        ranks = row.get("ranks") if screening else None
+        if screening and (not ranks or len(ranks) != len(answers) or different != len(answers)):
+            raise FledgeError(f"row {number} has no right ranks", "screening needs 'completions' and 'ranks' (0 best)")
+        made.append((turns, answers, ranks))
+    for number, (turns, answers, ranks) in enumerate(made):
+        shared = int((number + 1) * overlap) > int(number * overlap)  # spread evenly
+        kind, many = "rank" if answers else "demonstrate", wanted if shared else 1
+        add_task(store, kind, turns, answers, wanted=many, known=ranks)
     return len(made)
 
 
-def masked(words: str) -> str:
-    """A text without e-mail addresses, telephone and card numbers."""
-    for pattern, sign in PRIVATE:
-        words = pattern.sub(sign, words)
-    return words
-
-
 def add_chats(store: Store) -> int:
-    """Demonstration tasks for the prompts of rated chats: thumbs down first, each prompt once, private data masked."""
-    rated_chats = store.judgements(["rating"])
-    answered = {fold(said.prompt) for said in store.judgements(["demonstration"])}
-    answered |= {fold(prompt) for prompt in asked(store, "demonstrate")}
-    waiting: dict[str, tuple[float, tuple[Message, ...]]] = {}
-    for said in rated_chats:
-        key = fold(said.prompt)
-        if key not in answered and not said.content["correction"]:
-            place = 0.0 if said.content["rating"] < 0 else 1.0
-            waiting[key] = min(waiting.get(key, (place, said.prompt)), (place, said.prompt), key=lambda each: each[0])
+    """Demonstration tasks for the prompts of rated chats: thumbs down first, near-duplicates once, private data
+    masked. Chats of people who withdrew their consent are left alone."""
+    known = [fold(said.prompt) for said in store.judgements(["demonstration"])]
+    known += [fold(prompt) for prompt in asked(store, "demonstrate")]
+    groups = Groups(known)
+    waiting: dict[int, tuple[float, tuple[Message, ...]]] = {}
+    for said in store.judgements(["rating"]):
+        if said.content["correction"]:
+            continue
+        group = groups.of(fold(said.prompt))
+        place = 0.0 if said.content["rating"] < 0 else 1.0
+        if group >= len(known) and place < waiting.get(group, (2.0,))[0]:
+            waiting[group] = (place, said.prompt)
     for place, prompt in waiting.values():
-        turns = [{"role": turn.role, "content": masked(turn.content)} for turn in prompt]
-        add_task(store, "demonstrate", turns, place=place, source="chat")
+        add_task(store, "demonstrate", hidden([turn.as_dict() for turn in prompt]), place=place, source="chat")
     return len(waiting)
 
 
+class Groups:
+    """Texts that share most of their words are in one group; a group is known by its first."""
+
+    def __init__(self, firsts: Sequence[str]) -> None:
+        self.words: list[frozenset[str]] = []
+        self.having: dict[str, list[int]] = {}
+        self.exact: dict[str, int] = {}
+        for text in firsts:
+            self._add(text)
+
+    def of(self, text: str) -> int:
+        """The number of the text's group; a new one if it is like none."""
+        if text in self.exact:
+            return self.exact[text]
+        words = frozenset(text.split())
+        shared: Counter[int] = Counter(group for word in words for group in self.having.get(word, ()))
+        for group, common in shared.items():
+            if common >= ALIKE * len(words | self.words[group]):
+                self.exact[text] = group
+                return group
+        return self._add(text)
+
+    def _add(self, text: str) -> int:
+        number = len(self.words)
+        self.words.append(frozenset(text.split()))
+        for word in self.words[-1]:
+            self.having.setdefault(word, []).append(number)
+        self.exact.setdefault(text, number)
+        return number
+
+
 def fold(prompt: Sequence[Message]) -> str:
-    """What near-duplicates have in common: the words of the turns, masked, without case and punctuation."""
+    """The words of a conversation, masked, without case and punctuation."""
     return " ".join(re.sub(r"\W+", " ", masked(turn.content)).strip().lower() for turn in prompt)

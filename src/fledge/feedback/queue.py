@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session, aliased
 
 from fledge.core.errors import FledgeError
 from fledge.core.nouns import Message, messages_of
+from fledge.feedback.people import conclude, items_of_test, last_result, rankings_of
 from fledge.feedback.store import Store, bounded
 from fledge.feedback.tables import FLAGS, Assignment, Completion, Judgement, Prompt, Task
 
@@ -83,37 +84,60 @@ def live(task: Any, person: Any) -> Any:
 
 
 def next_task(store: Store, person: str, kinds: Sequence[str] = tuple(KIND_OF)) -> Given | None:
-    """The task that the person has open, or the next one that wants somebody; None if there is none."""
+    """The task that the person has open, or the next one that wants somebody; None if there is none.
+
+    Who has not passed the screening test gets its tasks first, and who failed it none.
+    """
     person_id = store.person(person, "labeller")
     with store.session() as session:
         if session.get_bind().dialect.name == "postgresql":
             session.execute(text(f"SELECT pg_advisory_xact_lock({GIVING})"))
-        mine = select(Assignment).join(Task).where(Assignment.person_id == person_id, Task.kind.in_(kinds))
-        open_mine = session.scalar(
-            mine.where(~live(Assignment.task_id, person_id)).order_by(Assignment.opened.desc()).limit(1)
-        )
-        if open_mine is not None:
-            open_mine.opened = datetime.now(UTC)
-            return given(session, open_mine)
+        result = last_result(session, person_id)
+        items = [] if result is not None else items_of_test(session)
+        if result is not None and not result.passed:
+            return None
+        if items:
+            said = rankings_of(session, person_id, items)
+            left = [item for item in items if item not in said]
+            return given(session, assigned(session, left[0], person_id)) if left else None
+        others = aliased(Assignment)
         busy = (
-            select(func.count(Assignment.id))
+            select(func.count(others.id))
             .where(
-                Assignment.task_id == Task.id,
-                live(Task.id, Assignment.person_id) | (Assignment.opened > datetime.now(UTC) - LAPSE),
+                others.task_id == Task.id,
+                others.person_id != person_id,
+                live(Task.id, others.person_id) | (others.opened > datetime.now(UTC) - LAPSE),
             )
             .correlate(Task)
             .scalar_subquery()
         )
+        mine = select(Assignment).join(Task).where(Assignment.person_id == person_id, Task.kind.in_(kinds))
+        open_mine = session.scalar(
+            mine.where(~live(Task.id, person_id), Task.known.is_(None), busy < Task.wanted)
+            .order_by(Assignment.opened.desc())
+            .limit(1)
+        )
+        if open_mine is not None:
+            open_mine.opened = datetime.now(UTC)
+            return given(session, open_mine)
         had = select(Assignment.id).where(Assignment.task_id == Task.id, Assignment.person_id == person_id).exists()
         chosen = session.scalar(
-            select(Task).where(Task.kind.in_(kinds), busy < Task.wanted, ~had).order_by(Task.place, Task.id).limit(1)
+            select(Task.id)
+            .where(Task.kind.in_(kinds), Task.known.is_(None), busy < Task.wanted, ~had)
+            .order_by(Task.place, Task.id)
+            .limit(1)
         )
-        if chosen is None:
-            return None
-        assignment = Assignment(task_id=chosen.id, person_id=person_id, seed=random.SystemRandom().randrange(2**31))
-        session.add(assignment)
+        return given(session, assigned(session, chosen, person_id)) if chosen else None
+
+
+def assigned(session: Session, task_id: int, person_id: int) -> Assignment:
+    """The assignment of a task to a person: the one they have, or a new one."""
+    found = session.scalar(select(Assignment).where(Assignment.task_id == task_id, Assignment.person_id == person_id))
+    if found is None:
+        found = Assignment(task_id=task_id, person_id=person_id, seed=random.SystemRandom().randrange(2**31))
+        session.add(found)
         session.flush()
-        return given(session, assignment)
+    return found
 
 
 def given(session: Session, assignment: Assignment) -> Given:
@@ -137,18 +161,26 @@ def submit(
     token: str = "",
     guideline_id: int | None = None,
 ) -> int:
-    """Keeps what a person says on a task that was given to them. Raises FledgeError for what does not fit it."""
+    """Keeps what a person says on a task that was given to them; said twice, the later replaces the earlier and both
+    stay. Raises FledgeError for what does not fit it."""
     person_id = store.person(person, "labeller")
     with store.session() as session:
         task = session.get(Task, task_id)
         holds = select(Assignment.id).where(Assignment.task_id == task_id, Assignment.person_id == person_id)
         if task is None or session.scalar(holds) is None:
             raise FledgeError(f"task {task_id} was not given to {person}", "ask for the next task")
+        before = rankings_of(session, person_id, [task_id]).get(task_id)
+        if task.known is not None and last_result(session, person_id) is not None:
+            raise FledgeError("the screening test is over", "ask for the next task")
     checked = check(task, kind, content)
-    return store.judge(
+    replaces = before.id if before is not None and before.token != token else None
+    number = store.judge(
         kind, task.prompt_id, person_id, checked, task_id=task_id, guideline_id=guideline_id, seconds=seconds,
-        token=token,
+        token=token, replaces=replaces,
     )  # fmt: skip
+    if task.known is not None:
+        conclude(store, person_id)
+    return number
 
 
 def check(task: Task, kind: str, content: Mapping[str, Any]) -> dict[str, Any]:
@@ -162,7 +194,9 @@ def check(task: Task, kind: str, content: Mapping[str, Any]) -> dict[str, Any]:
         if not answer:
             raise FledgeError("the answer is empty", "write one, or skip the task")
         suggestion = bounded(str(content.get("suggestion", "")))
-        return {"answer": bounded(answer), "suggestion": suggestion, "kept": share_kept(suggestion, answer)}
+        by = str(content.get("suggested_by", ""))[:200] if suggestion else ""
+        kept = share_kept(suggestion, answer)
+        return {"answer": bounded(answer), "suggestion": suggestion, "suggested_by": by, "kept": kept}
     shown, ranks = list(content.get("completions", [])), list(content.get("ranks", []))
     if sorted(shown) != sorted(task.completions) or len(ranks) != len(shown):
         raise FledgeError("a ranking gives each answer of the task a rank")
@@ -184,14 +218,17 @@ def share_kept(suggestion: str, answer: str) -> float:
 
 
 def undo(store: Store, person: str) -> int | None:
-    """Withdraws the last judgement of a person on a task; the task is open again. Returns the task's number."""
+    """Withdraws the last judgement of a person on a task; the task is open again. Returns the task's number. What
+    was said in a screening test that is over stays."""
     person_id = store.person(person, "labeller")
     with store.session() as session:
+        over = items_of_test(session) if last_result(session, person_id) is not None else []
         last = session.scalar(
             select(Judgement)
             .where(
                 Judgement.person_id == person_id,
                 Judgement.task_id.is_not(None),
+                Judgement.task_id.not_in(over),
                 Judgement.kind != "withdrawal",
                 Judgement.id.not_in(select(Judgement.replaces).where(Judgement.replaces.is_not(None))),
             )
@@ -224,16 +261,13 @@ def progress(store: Store, person: str) -> dict[str, int]:
     """How many tasks the person has judged, and how many places are left that they could take."""
     person_id = store.person(person, "labeller")
     with store.session() as session:
-        done = session.scalar(
-            select(func.count(Assignment.id)).where(
-                Assignment.person_id == person_id, live(Assignment.task_id, person_id)
-            )
-        )
+        real = select(func.count(Task.id)).where(Task.known.is_(None))
+        done = session.scalar(real.where(live(Task.id, person_id)))
         taken = (
             select(func.count(Assignment.id))
             .where(Assignment.task_id == Task.id, live(Task.id, Assignment.person_id))
             .correlate(Task)
             .scalar_subquery()
         )
-        left = session.scalar(select(func.count(Task.id)).where(taken < Task.wanted, ~live(Task.id, person_id)))
+        left = session.scalar(real.where(taken < Task.wanted, ~live(Task.id, person_id)))
     return {"done": done or 0, "left": left or 0}

@@ -12,15 +12,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, delete, event, select, text
+from sqlalchemy import Engine, create_engine, delete, event, func, select, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DisconnectionError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from fledge.core.errors import FledgeError
+from fledge.core.errors import FledgeError, Unavailable
 from fledge.core.files import fingerprint
 from fledge.core.nouns import Message
-from fledge.feedback.tables import KINDS, Assignment, Completion, Guideline, Judgement, Person, Prompt
+from fledge.feedback.privacy import hidden
+from fledge.feedback.tables import (
+    KINDS,
+    Assignment,
+    Completion,
+    Consent,
+    Guideline,
+    Judgement,
+    Person,
+    Prompt,
+    Screening,
+)
 
 LONGEST = 200_000  # characters of one text
 WAIT = 30.0  # seconds for another writer
@@ -84,13 +95,16 @@ class Store:
 
     @contextmanager
     def session(self) -> Iterator[Session]:
-        """A transaction: all of it or nothing. A database that cannot be reached is a FledgeError."""
+        """A transaction: all of it or nothing. Raises Unavailable for a database that cannot be reached now."""
+        url = self.engine.url
+        if is_file(url) and not Path(str(url.database)).exists():
+            raise Unavailable(f"the feedback store {shown(url)} is not there now", "nothing was kept: try again")
         try:
             with Session(self.engine, expire_on_commit=False) as session, session.begin():
                 yield session
         except IntegrityError:
             raise
-        except SQLAlchemyError as error:
+        except (SQLAlchemyError, FileNotFoundError) as error:
             raise unreachable(self.engine.url, error) from None
 
     def person(self, name: str, role: str = "user") -> int:
@@ -155,6 +169,11 @@ class Store:
                 raise FledgeError("the judgement is about something that the store does not have") from None
             return found
 
+    def replaced_by(self, number: int) -> int | None:
+        """The judgement that another one replaces."""
+        with self.session() as session:
+            return session.scalar(select(Judgement.replaces).where(Judgement.id == number))
+
     def rate(
         self,
         person: str,
@@ -177,9 +196,9 @@ class Store:
         content |= {"conversation": conversation[:100], "message": message[:100]}
         return self.judge("rating", prompt_id, self.person(person), content)
 
-    def judgements(self, kinds: Sequence[str] = KINDS, *, latest: bool = True) -> list[Said]:
-        """What was said, in order. `latest`: of judgements on one thing by one person only the last, and none that
-        was withdrawn."""
+    def judgements(self, kinds: Sequence[str] = KINDS, *, latest: bool = True, counted: bool = True) -> list[Said]:
+        """What was said, in order. `latest`: of judgements on one thing by one person only the last, none that was
+        withdrawn, and (`counted`) none of people who withdrew their consent or failed the screening test."""
         query = (
             select(Judgement, Prompt.messages, Person.name, Guideline.version)
             .join(Prompt, Judgement.prompt_id == Prompt.id)
@@ -187,6 +206,8 @@ class Store:
             .outerjoin(Guideline, Judgement.guideline_id == Guideline.id)
             .order_by(Judgement.id)
         )
+        if latest and counted:
+            query = query.where(Judgement.person_id.not_in(not_counted()))
         with self.session() as session:
             found = [
                 (as_said(row, messages, name, version), row.replaces)
@@ -206,8 +227,8 @@ class Store:
             return {number: (answer, model) for number, answer, model in rows}
 
     def erase(self, person: str) -> int:
-        """Forgets what a person said and who they are; returns how many judgements went. Prompts and answers of
-        chats that nobody else judged go with them."""
+        """Forgets what a person said and who they are, consents and test results with it; returns how many judgements
+        went. Prompts and answers of chats that nobody else judged go with them, and tasks that were made of those."""
         with self.session() as session:
             found = session.scalar(select(Person).where(Person.name == person))
             if found is None:
@@ -217,6 +238,9 @@ class Store:
             for judgement in sorted(mine, key=lambda each: -each.id):
                 session.delete(judgement)
                 session.flush()
+            turns = session.scalars(select(Prompt.messages).where(Prompt.id.in_(prompts)))
+            queued = {fingerprint(hidden(each)) for each in turns}
+            prompts |= set(session.scalars(select(Prompt.id).where(Prompt.digest.in_(queued), Prompt.source == "chat")))
             shared = select(Judgement.prompt_id).where(Judgement.prompt_id.in_(prompts))
             session.execute(delete(Prompt).where(Prompt.id.in_(prompts), Prompt.id.not_in(shared)))
             session.execute(delete(Assignment).where(Assignment.person_id == found.id))
@@ -241,6 +265,14 @@ class Store:
             with self.session() as session:
                 other: int = session.scalars(query).one()
                 return other
+
+
+def not_counted() -> Any:
+    """The people (a query of their numbers) whose judgements train nothing: consent withdrawn, screening failed."""
+    agreed = select(func.max(Consent.id)).group_by(Consent.person_id)
+    tested = select(func.max(Screening.id)).group_by(Screening.person_id)
+    withdrew = select(Consent.person_id).where(Consent.id.in_(agreed), Consent.given.is_(False))
+    return withdrew.union(select(Screening.person_id).where(Screening.id.in_(tested), Screening.passed.is_(False)))
 
 
 def about(said: Said) -> tuple[Any, ...]:
@@ -285,22 +317,34 @@ def shown(url: URL) -> str:
     return url.render_as_string(hide_password=True)
 
 
-def unreachable(url: URL, error: SQLAlchemyError) -> FledgeError:
+def is_file(url: URL) -> bool:
+    """Whether the store is a SQLite file."""
+    return url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:")
+
+
+def unreachable(url: URL, error: Exception) -> Unavailable:
     """The database's complaint in one line."""
     reason = " ".join(str(getattr(error, "orig", None) or error).split())[:200]
-    return FledgeError(f"the feedback store {shown(url)} cannot be used: {reason}", "check that it is there and yours")
+    return Unavailable(f"the feedback store {shown(url)} cannot be used: {reason}", "check that it is there and yours")
 
 
 def prepare_sqlite(engine: Engine, url: URL) -> None:
     """Readers beside a writer, writers one after another, foreign keys that hold."""
 
     @event.listens_for(engine, "connect")
-    def connected(connection: Any, _: Any) -> None:
+    def connected(connection: Any, record: Any) -> None:
         connection.isolation_level = None
         connection.execute(f"PRAGMA busy_timeout = {int(WAIT * 1000)}")
         connection.execute("PRAGMA foreign_keys = ON")
-        if url.database not in (None, "", ":memory:"):
+        if is_file(url):
             connection.execute("PRAGMA journal_mode = WAL")
+            record.info["file"] = Path(str(url.database)).stat().st_ino
+
+    @event.listens_for(engine, "checkout")
+    def checked_out(_: Any, record: Any, __: Any) -> None:
+        """A file that was taken away and put back is opened again: what goes into the old one would be lost."""
+        if is_file(url) and record.info["file"] != Path(str(url.database)).stat().st_ino:
+            raise DisconnectionError("the file is another one")
 
     @event.listens_for(engine, "begin")
     def begun(connection: Any) -> None:

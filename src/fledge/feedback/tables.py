@@ -1,7 +1,8 @@
 """The tables of the store. A judgement is never changed: another one may replace it, and both stay.
 
 `content` of a judgement, by kind:
-demonstration: {answer, suggestion, kept}: what was written, what a model had suggested, the share of that kept.
+demonstration: {answer, suggestion, suggested_by, kept}: what was written, what which model had suggested, the share of
+that kept.
 ranking: {completions: ids as shown, ranks (0 best, equal = tie), flags: {id: [flag…]}, quality: {id: 1…7}, note}.
 rating: {completion, rating: 1 or -1, correction, conversation, message}.
 skip: {reason}. withdrawal: {} (of the judgement that it replaces).
@@ -30,13 +31,12 @@ class Row(DeclarativeBase):
 
 class Person(Row):
     """Somebody who judges; `role` is user, labeller or admin, or says where else the judgement comes from
-    (import, simulated). `consent` is when they agreed that what they write may train models."""
+    (import, simulated)."""
 
     __tablename__ = "people"
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(String(200), unique=True)
     role: Mapped[str] = mapped_column(String(20))
-    consent: Mapped[datetime | None]
     created: Mapped[datetime] = mapped_column(default=now)
 
 
@@ -48,6 +48,34 @@ class Guideline(Row):
     version: Mapped[str] = mapped_column(String(40), unique=True)
     text: Mapped[str]
     created: Mapped[datetime] = mapped_column(default=now)
+
+
+class Consent(Row):
+    """A person agrees (`given`) that what they say may train models, or no longer does; the last word counts. What
+    they had read is the guideline's version."""
+
+    __tablename__ = "consents"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    person_id: Mapped[int] = mapped_column(ForeignKey("people.id", ondelete="CASCADE"))
+    guideline_id: Mapped[int] = mapped_column(ForeignKey("guidelines.id"))
+    given: Mapped[bool]
+    created: Mapped[datetime] = mapped_column(default=now)
+    __table_args__ = (Index("consents_by_person", "person_id"),)
+
+
+class Screening(Row):
+    """How a person did on tasks with known ranks: `right` of `pairs` pairs; or an admin (`admitted_by`) let them in.
+    The last one counts."""
+
+    __tablename__ = "screenings"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    person_id: Mapped[int] = mapped_column(ForeignKey("people.id", ondelete="CASCADE"))
+    right: Mapped[float] = mapped_column(Float)
+    pairs: Mapped[int]
+    passed: Mapped[bool]
+    admitted_by: Mapped[str] = mapped_column(String(200), default="")
+    created: Mapped[datetime] = mapped_column(default=now)
+    __table_args__ = (Index("screenings_by_person", "person_id"),)
 
 
 class Prompt(Row):
@@ -86,7 +114,7 @@ class Task(Row):
     completions: Mapped[list[Any]] = mapped_column(default=list)
     wanted: Mapped[int] = mapped_column(default=1)
     place: Mapped[float] = mapped_column(Float, default=0.0)
-    known: Mapped[list[Any] | None] = mapped_column(JSON, nullable=True)
+    known: Mapped[list[Any] | None] = mapped_column(JSON(none_as_null=True), nullable=True)
     created: Mapped[datetime] = mapped_column(default=now)
 
 

@@ -8,7 +8,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from fledge.core.errors import FledgeError
+from fledge.core.errors import FledgeError, Unavailable
 
 OUT_OF_MEMORY = re.compile("not enough memory|out of memory|(can't|cannot) allocate memory", re.IGNORECASE)
 TYPES = {
@@ -58,7 +58,7 @@ def as_api_error(error: Exception) -> APIError:
         return error
     if isinstance(error, FledgeError):
         text = error.message + (f": {error.remedy}" if error.remedy else "")
-        return APIError(400, text)
+        return APIError(503, text, retry_after=5) if isinstance(error, Unavailable) else APIError(400, text)
     if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error)):
         return APIError(503, "the server has no memory for this now", code="out_of_memory", retry_after=10)
     return APIError(500, f"the server failed: {type(error).__name__}")

@@ -13,6 +13,7 @@ from fledge.serve.config import ServeConfig
 from fledge.serve.pages_feedback import feedback_router, opened
 from fledge.serve.pages_inspect import inspect_router
 from fledge.serve.pages_label import label_router
+from fledge.serve.pages_label_team import team_router
 from fledge.serve.pages_runs import Reports, runs_router
 
 PLACES = {"/": "chat", "/playground": "playground", "/inspect": "inspect", "/runs": "runs", "/label": "label"}
@@ -42,6 +43,7 @@ def web_routers(config: ServeConfig) -> list[tuple[str, APIRouter]]:
         ("user", feedback_router(store)),
         ("user", inspect_router()),
         ("labeller", label_router(store)),
+        ("admin", team_router(store)),
     ]
 
 

@@ -4,22 +4,20 @@ On an open server (loopback, no keys) several people may share it by giving a na
 """
 
 from collections.abc import Callable
-from importlib import resources
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Literal
 
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from fledge.core.errors import FledgeError
-from fledge.serve.pages_feedback import Turn, Words
-from fledge.serve.service import ANYONE, allow, caller_of
+from fledge.serve.errors import APIError
+from fledge.serve.pages_feedback import GUIDELINE, Name, Turn, Words, person_of, words_of
+from fledge.serve.service import allow, caller_of
 
 if TYPE_CHECKING:
     from fledge.feedback.store import Store
 
-GUIDELINE = "1"  # the version of guideline.md; other words need another
 MOST_TASKS = 10_000
-Name = Annotated[str, Field(max_length=100)]
 
 
 class Said(BaseModel):
@@ -42,75 +40,91 @@ class Asked(BaseModel):
 
     prompt: str | list[Turn]
     completions: list[Words | dict[str, Any]] = Field([], max_length=20)
+    ranks: list[int] | None = None
 
 
 class Tasks(BaseModel):
-    """Tasks to add; each is given to `wanted` people."""
+    """Tasks to add; a share `overlap` of them is given to `wanted` people, the others to one. With `screening` the
+    rows' `ranks` are right, and labellers are tested on them."""
 
     rows: list[Asked] = Field(max_length=MOST_TASKS)
     wanted: int = Field(1, ge=1, le=50)
+    overlap: float = Field(1.0, ge=0, le=1)
+    screening: bool = False
 
 
 def label_router(store: Callable[[], "Store"]) -> APIRouter:
     """Routes below /app/label."""
     router = APIRouter(prefix="/app/label", tags=["app"])
-    words = (resources.files("fledge.feedback") / "guideline.md").read_text(encoding="utf-8")
 
     @router.get("/guideline")
     def guideline() -> dict[str, str]:
         """What labellers are asked to look for."""
-        return {"version": GUIDELINE, "text": words}
+        return {"version": GUIDELINE, "text": words_of("guideline.md")}
+
+    @router.get("/me")
+    def who(http: Request, me: Name = "") -> dict[str, Any]:
+        """Who asks, what they may do, and whether they agreed and passed the test."""
+        from fledge.feedback.people import standing
+
+        person = person_of(http, me)
+        return {"person": person, "role": caller_of(http).role, "standing": asdict(standing(store(), person))}
 
     @router.get("/next")
     def following(http: Request, kind: Literal["demonstrate", "rank"] = "rank", me: Name = "") -> dict[str, Any]:
-        """The task that the person has open, or the next one; `task` is null if there is none."""
+        """The task that the person has open, or the next one; `task` is null if there is none. Until the screening
+        test is passed, its tasks come, whatever kind is asked for."""
+        from fledge.feedback.people import standing
         from fledge.feedback.queue import next_task, progress
 
-        person = labeller_of(http, me)
+        person = agreed(store(), person_of(http, me))
         given = next_task(store(), person, [kind])
         told: dict[str, Any] = {"progress": progress(store(), person), "task": None}
+        told["standing"] = asdict(standing(store(), person))
         if given is None:
             return told
         answers = [{"id": number, "text": text} for number, text in given.answers]
         return told | {"task": given.task, "kind": given.kind, "prompt": given.prompt, "answers": answers}
 
     @router.post("/said")
-    def said(judgement: Said, http: Request) -> dict[str, int]:
-        """Keeps a judgement; the same token again changes nothing."""
+    def said(judgement: Said, http: Request) -> dict[str, int | None]:
+        """Keeps a judgement; the same token again changes nothing. `replaces` is what the person had said before."""
         from fledge.feedback.queue import submit
 
         number = submit(
             store(),
-            labeller_of(http, judgement.me),
+            agreed(store(), person_of(http, judgement.me)),
             judgement.task,
             judgement.kind,
             judgement.content,
             seconds=judgement.seconds,
             token=judgement.token,
-            guideline_id=store().guideline(GUIDELINE, words),
+            guideline_id=store().guideline(GUIDELINE, words_of("guideline.md")),
         )
-        return {"id": number}
+        return {"id": number, "replaces": store().replaced_by(number)}
 
     @router.post("/undo")
     def undo(http: Request, me: Name = "") -> dict[str, int | None]:
         """Takes back the person's last judgement: its task is open again."""
         from fledge.feedback.queue import undo as taken_back
 
-        return {"task": taken_back(store(), labeller_of(http, me))}
+        return {"task": taken_back(store(), person_of(http, me))}
 
     @router.post("/leave")
     def leave(http: Request, me: Name = "") -> dict[str, int]:
         """Gives back what the person has open, for others."""
         from fledge.feedback.queue import leave as given_back
 
-        return {"left": given_back(store(), labeller_of(http, me))}
+        return {"left": given_back(store(), person_of(http, me))}
 
     @router.post("/tasks", dependencies=[Depends(allow("admin"))])
     def add(tasks: Tasks) -> dict[str, int]:
         """Adds tasks: rows with a prompt, or a prompt and completions."""
         from fledge.feedback.importing import add_rows
 
-        return {"added": add_rows(store(), [row.model_dump() for row in tasks.rows], tasks.wanted)}
+        rows = [row.model_dump() for row in tasks.rows]
+        added = add_rows(store(), rows, tasks.wanted, overlap=tasks.overlap, screening=tasks.screening)
+        return {"added": added}
 
     @router.post("/tasks/chats", dependencies=[Depends(allow("admin"))])
     def from_chats() -> dict[str, int]:
@@ -130,11 +144,11 @@ def label_router(store: Callable[[], "Store"]) -> APIRouter:
     return router
 
 
-def labeller_of(http: Request, name: str) -> str:
-    """Who judges. On a server with keys nobody can speak for somebody else."""
-    caller = caller_of(http)
-    if caller is ANYONE and name.strip():
-        return name.strip()
-    if name.strip() and name.strip() != caller.name:
-        raise FledgeError(f"the key belongs to {caller.name}, not to {name.strip()}")
-    return caller.name
+def agreed(store: "Store", person: str) -> str:
+    """The person, if they agreed under this version of the guideline. Raises APIError 403."""
+    from fledge.feedback.people import standing
+
+    if standing(store, person).agreed != GUIDELINE:
+        message = f"{person} has not agreed yet that judgements may train models: POST /app/feedback/consent"
+        raise APIError(403, message, code="consent_needed")
+    return person

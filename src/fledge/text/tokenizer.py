@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cache, cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -104,8 +104,7 @@ class Tokenizer:
         }
         named_tokens = {"mask_token": "[MASK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
         config |= {name: token for name, token in named_tokens.items() if token in special_tokens}
-        template = resources.files("fledge.text").joinpath("chatml.jinja").read_text(encoding="utf-8")
-        return cls(spec, config, template)
+        return cls(spec, config, own_template())
 
     @classmethod
     def load(cls, directory: Path) -> "Tokenizer":
@@ -270,6 +269,12 @@ def named(token: Any) -> str | None:
 def first_known(tokens: Sequence[str], vocabulary: dict[str, int]) -> str | None:
     """The first of the tokens that the vocabulary has, or None."""
     return next((token for token in tokens if token in vocabulary), None)
+
+
+@cache
+def own_template() -> str:
+    """The chat template of the tokenizers that are learnt here."""
+    return resources.files("fledge.text").joinpath("chatml.jinja").read_text(encoding="utf-8")
 
 
 def configured_template(config: dict[str, Any]) -> str:

@@ -8,19 +8,29 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from fledge.feedback import queue
+from fledge.feedback.people import consent
 from fledge.feedback.store import Store
+from fledge.serve.pages_feedback import GUIDELINE, words_of
 
 ASKED = [{"role": "user", "content": "What does abs do? <script>window.hacked=1</script>"}]
 ANSWERS = [{"text": text} for text in ("Alpha <img src=x onerror=window.hacked=1>", "Beta", "Gamma", "Delta")]
 
 
+def emptied(store: Store) -> None:
+    for table in ("judgements", "assignments", "tasks", "consents", "screenings"):
+        with store.engine.begin() as connection:
+            connection.exec_driver_sql(f"DELETE FROM {table}")
+
+
 @pytest.fixture
 def store(runs: Path) -> Iterator[Store]:
+    """The store of the real server, where those who judge in the tests have agreed."""
     found = Store.open(runs / "feedback.db")
+    emptied(found)
+    for person in ("anyone", "ann", "bob"):
+        consent(found, person, found.guideline(GUIDELINE, words_of("guideline.md")), True)
     yield found
-    for table in ("judgements", "assignments", "tasks"):
-        with found.engine.begin() as connection:
-            connection.exec_driver_sql(f"DELETE FROM {table}")
+    emptied(found)
 
 
 def names(page: Page) -> list[str]:
@@ -160,12 +170,11 @@ def test_demonstrating_with_a_suggestion(page: Page, real: str, store: Store) ->
     expect(page.locator(".empty")).to_contain_text("All done")
     said = store.judgements(["demonstration"])[-1]
     assert said.content["answer"] == "At the **river**."
+    assert said.content["suggested_by"] == "tiny"
     assert plain(said.content["suggestion"]) == plain(suggested)
 
 
-def test_tasks_are_added_from_a_file_and_agreement_is_shown(
-    page: Page, real: str, store: Store, tmp_path: Path
-) -> None:
+def test_tasks_are_added_from_a_file_and_the_team_is_shown(page: Page, real: str, store: Store, tmp_path: Path) -> None:
     file = tmp_path / "tasks.jsonl"
     file.write_text('{"prompt": "One?", "completions": ["Alpha", "Beta", "Gamma"]}\n')
     page.goto(f"{real}/label")
@@ -180,10 +189,12 @@ def test_tasks_are_added_from_a_file_and_agreement_is_shown(
             page.keyboard.press(str(place))
         page.click("#keep")
         expect(page.locator(".empty")).to_be_visible()
-    page.click("#mode-agreement")
-    expect(page.locator(".facts dd").nth(0)).to_have_text("1.00")
-    expect(page.locator(".facts dd").nth(1)).to_have_text("100 %")
-    expect(page.locator(".people").first.locator("tbody tr")).to_have_count(2)
+    page.click("#mode-team")
+    expect(page.locator(".facts dd").nth(0)).to_contain_text("100 %")
+    expect(page.locator(".facts dd").nth(0)).to_contain_text("73 %")
+    expect(page.locator(".facts dd").nth(1)).to_contain_text("1.00")
+    expect(page.locator(".people tbody tr")).to_have_count(3)  # anyone agreed, but did nothing
+    expect(page.get_by_role("img", name="Agreement of ann over time")).to_be_visible()
 
 
 def test_ranking_works_on_a_phone(browser: Browser, real: str, store: Store) -> None:
@@ -216,7 +227,7 @@ def test_labelling_is_accessible_while_there_is_work(browser: Browser, real: str
     size = {"width": 1280, "height": 800} if theme == "light" else {"width": 390, "height": 800}
     context = browser.new_context(viewport=size, color_scheme=theme)
     page = context.new_page()
-    for mode, sign in (("rank", ".answer"), ("demonstrate", "#answer"), ("agreement", ".people")):
+    for mode, sign in (("rank", ".answer"), ("demonstrate", "#answer"), ("team", ".people")):
         page.goto(f"{real}/label#{mode}")
         expect(page.locator(sign).first).to_be_visible()
         found = axe.Axe().run(page).response["violations"]

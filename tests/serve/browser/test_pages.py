@@ -61,7 +61,7 @@ STATES: dict[str, Any] = {
     "/inspect": opened_inspection,
     "/runs#pydoc/ppo": opened_run,
     "/label": lambda page: expect(page.locator(".guideline .prose")).to_contain_text("Truthful"),
-    "/label#demonstrate": lambda page: expect(page.locator("#task .empty")).to_be_visible(),
+    "/label#demonstrate": lambda page: expect(page.locator(".consent .prose")).to_contain_text("withdraw"),
 }
 
 

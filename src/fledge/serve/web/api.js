@@ -51,6 +51,9 @@ export async function call(path, body, signal) {
   return response.status === 204 ? null : response.json();
 }
 
+/** DELETE. */
+export const erase = async (path) => (await open(path, { method: "DELETE" })).json();
+
 /** Each event of a streamed answer as an object, until [DONE]; an error in mid-stream is thrown. */
 export async function* stream(path, body, signal) {
   const response = await open(path, { method: "POST", body: JSON.stringify({ ...body, stream: true }), signal });

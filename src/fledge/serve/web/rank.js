@@ -2,12 +2,14 @@
 
 import { h, icon, iconButton } from "./dom.js";
 import { render } from "./markdown.js";
+import { count } from "./numbers.js";
 import { isTyping } from "./shell.js";
 
 const FLAGS = [["wrong", "wrong"], ["hallucinated", "makes something up"], ["harmful", "harmful"], ["off-task", "does not follow the instruction"]];
+const LONG = 4000; // characters from which on an answer is folded
 
-/** The view of a task: {element, read()}; `changed` is called at every change. */
-export function rankView(given, changed) {
+/** The view of a task: {element, read(), draft()}; `changed` is called at every change, `before` is a draft. */
+export function rankView(given, changed, before) {
   const list = h("ol.ranking", { "aria-label": "Answers, the best first" });
   const live = h("p.role", { role: "status" });
   let touched = false;
@@ -84,14 +86,16 @@ export function rankView(given, changed) {
     const letter = String.fromCharCode(65 + i);
     const body = h("div.prose");
     render(body, answer.text || "(empty)");
+    const whole = answer.text.length > LONG && h("button.ghost.whole", { type: "button", on: { click: () => (body.classList.remove("cut"), whole.remove()) } }, `Show all ${count(answer.text.length)} characters`);
+    if (whole) body.classList.add("cut");
     const handle = h("span.handle", { "aria-hidden": "true", title: "Drag to rank" }, icon("menu"));
     const flags = FLAGS.map(([name, label]) => h("label.switch.flag", {}, h("input", { type: "checkbox", name: "flag", value: name, on: { change: changed } }), label));
-    const quality = h("select", { "aria-label": `Quality of answer ${letter}` }, h("option", { value: "" }, "–"), [1, 2, 3, 4, 5, 6, 7].map((n) => h("option", { value: n }, String(n))));
+    const quality = h("select", { "aria-label": `Quality of answer ${letter}`, on: { change: changed } }, h("option", { value: "" }, "–"), [1, 2, 3, 4, 5, 6, 7].map((n) => h("option", { value: n }, String(n))));
     const card = h(
       "li.card.answer",
       { tabindex: "0", data: { id: answer.id, letter, tied: "no", ...(i ? {} : { first: "yes" }) } },
       h("div.side", {}, h("span.place", {}, ""), handle),
-      h("div.said", {}, body, h("div.row.marks", {}, flags, h("label.switch", {}, "quality ", quality))),
+      h("div.said", {}, body, whole, h("div.row.marks", {}, flags, h("label.switch", {}, "quality ", quality))),
       h("div.moves", {}, iconButton("left", `Move answer ${letter} up`, () => move(card, cards().indexOf(card) - 1), { class: "ghost rise" }), iconButton("right", `Move answer ${letter} down`, () => move(card, cards().indexOf(card) + 1), { class: "ghost sink" }), h("button.ghost.tie", { type: "button", "aria-pressed": "false", title: "Tie with the one above", "aria-label": `Answer ${letter}: tie with the one above`, on: { click: () => tie(card) } }, "=")),
     );
     handle.addEventListener("pointerdown", (event) => grab(card, event));
@@ -112,19 +116,34 @@ export function rankView(given, changed) {
     if (!step || event.altKey) card.focus();
   }
 
+  function restore({ order, tied, flags, quality, note: words }) {
+    const of = Object.fromEntries(cards().map((card) => [card.dataset.id, card]));
+    list.append(...order.map((id) => of[id]).filter(Boolean));
+    for (const [id, card] of Object.entries(of)) {
+      card.dataset.tied = tied.includes(id) ? "yes" : "no";
+      for (const box of card.querySelectorAll("[name=flag]")) box.checked = (flags[id] || []).includes(box.value);
+      card.querySelector("select").value = quality[id] || "";
+    }
+    note.value = words;
+    touched = true;
+  }
+
+  function marks() {
+    const flags = Object.fromEntries(cards().map((card) => [card.dataset.id, [...card.querySelectorAll("[name=flag]:checked")].map((box) => box.value)]).filter(([, found]) => found.length));
+    const quality = Object.fromEntries(cards().map((card) => [card.dataset.id, Number(card.querySelector("select").value)]).filter(([, value]) => value));
+    return { flags, quality, note: note.value };
+  }
+
   list.append(...given.answers.map(cardOf));
-  const note = h("textarea", { rows: 2, id: "note", placeholder: "anything worth saying (optional)", "aria-label": "Note" });
+  const note = h("textarea", { rows: 2, id: "note", placeholder: "anything worth saying (optional)", "aria-label": "Note", on: { input: changed } });
+  if (before) restore(before);
   draw();
   return {
     element: h("div", {}, h("p.about", {}, "The best on top. Drag, use the arrows, or press a number; = ties an answer with the one above."), list, live, note),
-    read() {
-      const order = cards();
-      const flags = Object.fromEntries(order.map((card) => [card.dataset.id, [...card.querySelectorAll("[name=flag]:checked")].map((box) => box.value)]).filter(([, found]) => found.length));
-      const quality = Object.fromEntries(order.map((card) => [card.dataset.id, Number(card.querySelector("select").value)]).filter(([, value]) => value));
-      return {
-        content: { completions: order.map((card) => Number(card.dataset.id)), ranks: ranks(), flags, quality, note: note.value },
-        doubt: touched ? "" : "You have moved nothing: is the first one the best? Press again to keep this order.",
-      };
-    },
+    draft: () => ({ order: cards().map((card) => card.dataset.id), tied: cards().filter(tied).map((card) => card.dataset.id), ...marks() }),
+    read: () => ({
+      content: { completions: cards().map((card) => Number(card.dataset.id)), ranks: ranks(), ...marks() },
+      doubt: touched ? "" : "You have moved nothing: is the first one the best? Press again to keep this order.",
+    }),
   };
 }
