@@ -36,10 +36,22 @@ from fledge.feedback.importing import masked
 from fledge.recipes.rounds import round_overrides
 from fledge.recipes.runner import plan, read_recipe, run_recipe
 from fledge.serve.keys import Keys
-from fledge.stages.report_rounds import charts
+from fledge.stages.report_rounds import charts, curves
 from simulated_people import PEOPLE, Client, at_once, serving, work
 
 MODEL = "assistant"
+CSS = """
+svg { font: 12px system-ui, sans-serif; background: #ffffff } .rule { stroke: #e3e3ea } text { fill: #555562 }
+.line { fill: none; stroke-width: 2 } .title { font-size: 15px; font-weight: 600; fill: #23211c }
+"""
+COLOURS = {
+    "base": "#7b7f87",
+    "large": "#3f6299",
+    "sft": "#b8690f",
+    "ppo": "#17786a",
+    "plain": "#8250b5",
+    "other": "#a4477c",
+}
 Row = dict[str, Any]
 
 
@@ -265,8 +277,21 @@ def show(rounds: Sequence[Row], out: Path, console: Console) -> None:
         shares = ["–" if p is None or p["weight"] is None else f"{p['weight']:.2f}" for p in found]
         people.add_row(person["person"], *shares, f"{person['agreement'] or 0:.1%}", str(person["rankings"]))
     console.print(people)
-    for i, picture in enumerate(charts(list(rounds))):
-        write_text_atomic(out / f"rounds-{i + 1}.svg", str(picture.svg))
+    write_text_atomic(out / "rounds.svg", drawing(rounds))
+
+
+def drawing(rounds: Sequence[Row]) -> str:
+    """The charts of the report as one picture that stands alone."""
+    css = CSS + "".join(f".c-{c} {{ stroke: {v} }} circle.c-{c}, .t-{c} {{ fill: {v} }}" for c, v in COLOURS.items())
+    parts, pictures = [], charts(list(rounds))
+    for i, (picture, (caption, _, lines)) in enumerate(zip(pictures, curves(list(rounds)), strict=True)):
+        x = 20 + i * 460
+        parts.append(f'<text class="title" x="{x + 8}" y="36">{caption}</text>')
+        parts.append(str(picture.svg).replace("<svg ", f'<svg x="{x}" y="46" width="440" height="250" ', 1))
+        for k, line in enumerate(lines if len(lines) > 1 else []):
+            parts.append(f'<text class="t-{line.colour}" x="{x + 46}" y="{316 + 17 * k}">● {line.name}</text>')
+    size = 'viewBox="0 0 1400 425" width="1400" height="425"'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {size}><style>{css}</style>{"".join(parts)}</svg>\n'
 
 
 if __name__ == "__main__":
