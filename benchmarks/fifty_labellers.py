@@ -65,18 +65,25 @@ def label(client: Client, number: int, until: float, counts: Counter[str], times
     return kept
 
 
+def add(admin: Client, number: int, count: int) -> int:
+    """Adds so many tasks."""
+    rows = [
+        {"prompt": f"Question {number}.{i}?", "completions": [f"answer {k} to {number}.{i}" for k in range(3)]}
+        for i in range(count)
+    ]
+    admin.post("/app/label/tasks", {"rows": rows, "wanted": WANTED})
+    return count
+
+
 def supply(admin: Client, until: float) -> int:
     """Adds tasks for as long as people may run out of them; returns how many."""
-    for number in itertools.count():
-        rows = [
-            {"prompt": f"Question {number}.{i}?", "completions": [f"answer {k} to {number}.{i}" for k in range(3)]}
-            for i in range(BATCH)
-        ]
-        admin.post("/app/label/tasks", {"rows": rows, "wanted": WANTED})
+    added = 0
+    for number in itertools.count(1):
         while admin.get("/app/label/next", kind="demonstrate")["progress"]["left"] > BATCH:
             if time.monotonic() >= until:
-                return (number + 1) * BATCH
-            time.sleep(0.3)
+                return added
+            time.sleep(0.5)
+        added += add(admin, number, BATCH)
     raise AssertionError
 
 
@@ -100,8 +107,10 @@ def wrong(store: Store, people: Sequence[str], kept: Sequence[Sequence[Sent]]) -
     return found + [f"task {task} was judged by {count}" for task, count in crowded.items() if count > WANTED]
 
 
-def crowd(model: Path, where: str, folder: Path, people: int, seconds: float) -> tuple[dict[str, Any], list[str]]:
-    """Lets so many people label for so long; returns figures, and what is wrong."""
+def crowd(
+    model: Path, where: str, folder: Path, people: int, seconds: float, first: int = 300
+) -> tuple[dict[str, Any], list[str]]:
+    """Lets so many people label for so long, with `first` tasks to begin with; returns figures, and what is wrong."""
     keys = Keys(folder / "keys.json")
     names = [f"simulated labeller {i + 1}" for i in range(people)]
     secrets = {name: keys.add(name, "labeller") for name in names} | {"admin": keys.add("admin", "admin")}
@@ -109,13 +118,15 @@ def crowd(model: Path, where: str, folder: Path, people: int, seconds: float) ->
     with serving([f"model={model}"], folder / "keys.json", where, folder) as address:
         clients = [Client(address, secrets[name]) for name in names]
         admin = Client(address, secrets["admin"])
+        begun = add(admin, 0, first)
         until = time.monotonic() + seconds
         jobs = [partial(label, client, i, until, counts, times) for i, client in enumerate(clients)]
         *kept, added = at_once([*jobs, partial(supply, admin, until)])
     judged = sum(map(len, kept))
     times.sort()
     figures = {
-        "people": people, "seconds": seconds, "tasks": added, "judgements": judged, "per second": judged / seconds,
+        "people": people, "seconds": seconds, "tasks": begun + added,
+        "judgements": judged, "per second": judged / seconds,
         "median ms": 1000 * statistics.median(times), "p95 ms": 1000 * times[int(0.95 * len(times))],
         "longest ms": 1000 * times[-1], **dict(sorted(counts.items())),
     }  # fmt: skip

@@ -60,19 +60,19 @@ class Scale:
     """`names` are taught at the start and in each round; demonstrations and rankings are asked for each name."""
 
     names: int = 32
-    forward: int = 8
+    forward: int = 10
     reverse: int = 2
     invented: int = 12  # names that do not exist, asked about in each round
-    declines: int = 24  # demonstrations of an honest decline, in each round
+    declines: int = 24  # demonstrations of an honest decline in each round; two at the start
     evaluated: int = 40  # … in the evaluation
     rounds: int = 3
     wanted: int = 3  # people who rank each answer
     pretraining: tuple[str, ...] = ("names=160", "collect.code_megabytes=2", "pretrain.tokens=600000")
     settings: tuple[str, ...] = (
-        "sft.epochs=6", "sft.tokens_per_step=2048", "sft.tokens_per_microbatch=2048", "reward.epochs=4",
-        "reward.prompts_per_step=8",
-        "reward.tokens_per_step=2048", "reward.tokens_per_microbatch=2048", "ppo.iterations=5",
-        "ppo.rollouts.answers_per_iteration=128", "ppo.batch=128", "ppo.optimizer.learning_rate=0.0002",
+        "sft.epochs=6", "sft.tokens_per_step=2048", "sft.tokens_per_microbatch=2048", "reward.epochs=8",
+        "reward.prompts_per_step=8", "reward.tokens_per_step=2048", "reward.tokens_per_microbatch=2048",
+        "ppo.iterations=5", "ppo.rollouts.answers_per_iteration=128", "ppo.batch=128",
+        "ppo.optimizer.learning_rate=0.0001", "ppo.rollouts.kl_coefficient=0.1", "promote.temperature=0.3",
     )  # fmt: skip
 
 
@@ -110,7 +110,7 @@ class World:
             names, nothing = chosen[i::parts], made_up[i::parts]
             shown = [forward(n, p) for n in names for p in draw.sample(phrasings.TAUGHT_FORWARD, scale.forward)]
             shown += [reverse(n, p) for n in names for p in draw.sample(phrasings.TAUGHT_REVERSE, scale.reverse)]
-            shown += [invented(n, draw.choice(phrasings.TAUGHT_FORWARD)) for n in nothing[: scale.declines]]
+            shown += [invented(n, draw.choice(phrasings.TAUGHT_FORWARD)) for n in nothing[: scale.declines if i else 2]]
             asked = [forward(n, draw.choice(phrasings.PROMPTED_FORWARD)) for n in names]
             asked += [invented(n, draw.choice(phrasings.PROMPTED_FORWARD)) for n in nothing[scale.declines :]]
             self.demonstrations.append(shown)

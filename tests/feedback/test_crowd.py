@@ -20,14 +20,16 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_fifty_labellers_at_once(bench: Any, tiny: Path, tmp_path: Path) -> None:
     fifty = bench("fifty_labellers")
-    figures, wrong = fifty.crowd(tiny / "base", str(tmp_path / "feedback.db"), tmp_path, people=50, seconds=4)
+    figures, wrong = fifty.crowd(
+        tiny / "base", str(tmp_path / "feedback.db"), tmp_path, people=50, seconds=4, first=160
+    )
     assert wrong == []
     assert figures["judgements"] > 0
 
 
 def test_fifty_labellers_at_once_on_postgresql(bench: Any, tiny: Path, tmp_path: Path, postgres_url: str) -> None:
     fifty = bench("fifty_labellers")
-    figures, wrong = fifty.crowd(tiny / "base", postgres_url, tmp_path, people=50, seconds=4)
+    figures, wrong = fifty.crowd(tiny / "base", postgres_url, tmp_path, people=50, seconds=4, first=160)
     assert wrong == []
     assert figures["judgements"] > 0
 

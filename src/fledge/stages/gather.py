@@ -37,7 +37,7 @@ class GatherConfig(Config):
     earlier: Path | None = None
     replay: float = 1.0
     weight: float = 0.0
-    trusted: float = 0.1
+    trusted: float = 0.3
     drop_overlap: bool = False
     seed: int = 0
 
