@@ -33,39 +33,52 @@ SECONDS = 20.0  # of processor time
 DEATHS = {-signal.SIGPROF: f"more than {SECONDS:g} s of processor time", -signal.SIGSEGV: "a crash of the interpreter"}
 
 
-def worker(name: str, seed: int, inputs: int, seconds: float, keep: Path) -> None:
-    """Runs one target, and prints what was found as JSON. What it is reading lies in keep/current."""
-    from fuzz_mutations import mutated
-    from fuzz_targets import attempt, targets
+def worker(names: Sequence[str], seed: int, inputs: int, seconds: float, keep: Path) -> None:
+    """Runs targets, and prints of each what was found as JSON. What is being read lies in keep/current."""
+    from fuzz_targets import targets
 
-    target, draw = targets()[name], random.Random(f"{name} {seed}")
-    current, found = keep / f"{name.replace('/', '_')}.current", {}
-    counts = {"inputs": 0, "taken": 0, "refused": 0}
-    with tempfile.TemporaryDirectory() as place:
-        began = 0.0
-        while counts["inputs"] < inputs if inputs else not began or time.monotonic() - began < seconds:
-            data = (
-                mutated(draw.choice(target.seeds), draw)
-                if counts["inputs"] >= len(target.seeds)
-                else target.seeds[counts["inputs"]]
-            )
-            current.write_bytes(data)
-            folder = Path(place) / str(counts["inputs"] % 2)
-            renew(folder, target)
-            signal.setitimer(signal.ITIMER_PROF, SECONDS)
-            try:
-                counts["taken" if attempt(target, data, folder) else "refused"] += 1
-            except Exception as error:
-                where = innermost(error)
-                if where not in found:
-                    found[where] = f"{type(error).__name__} in {where}: {str(error)[:150]}"
-                    (keep / f"{name.replace('/', '_')}.{len(found)}").write_bytes(data)
-            signal.setitimer(signal.ITIMER_PROF, 0)
-            counts["inputs"] += 1
-            if not began:  # all is imported now
-                began = time.monotonic()
-                limit_memory()
-    print(json.dumps(counts | {"findings": list(found.values())}))
+    known, limited = targets(), False
+    for name in names:
+        target, draw, found = known[name], random.Random(f"{name} {seed}"), {}
+        counts, began = {"inputs": 0, "taken": 0, "refused": 0}, time.monotonic()
+        with tempfile.TemporaryDirectory() as place:
+            while counts["inputs"] < inputs if inputs else time.monotonic() - began < seconds:
+                data = one_of(target.seeds, counts["inputs"], draw)
+                (keep / "current").write_bytes(data)
+                taken = tried(target, data, Path(place) / "files")
+                if isinstance(taken, Exception):
+                    where = innermost(taken)
+                    if where not in found:
+                        found[where] = f"{type(taken).__name__} in {where}: {str(taken)[:150]}"
+                        (keep / f"{name.replace('/', '_')}.{len(found)}").write_bytes(data)
+                else:
+                    counts["taken" if taken else "refused"] += 1
+                counts["inputs"] += 1
+                if not limited:  # all is imported now
+                    limit_memory()
+                    limited = True
+        print(json.dumps({"name": name, **counts, "findings": list(found.values())}), flush=True)
+
+
+def one_of(seeds: Sequence[bytes], number: int, draw: random.Random) -> bytes:
+    """The valid files first, then hostile ones."""
+    from fuzz_mutations import mutated
+
+    return seeds[number] if number < len(seeds) else mutated(draw.choice(seeds), draw)
+
+
+def tried(target: Any, data: bytes, folder: Path) -> bool | Exception:
+    """What became of one input."""
+    from fuzz_targets import attempt
+
+    renew(folder, target)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    try:
+        return attempt(target, data, folder)
+    except Exception as error:
+        return error
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def renew(folder: Path, target: Any) -> None:
@@ -95,32 +108,23 @@ def limit_memory() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def run(name: str, options: argparse.Namespace, keep: Path) -> dict[str, Any]:
-    """One target in processes of its own, as many as it ends."""
-    total: dict[str, Any] = {"inputs": 0, "taken": 0, "refused": 0, "findings": []}
-    for life in range(3):
-        command = [
-            sys.executable,
-            __file__,
-            "--worker",
-            name,
-            "--seed",
-            str(options.seed + 1000 * life),
-            "--keep",
-            str(keep),
-        ]
+def run(names: list[str], options: argparse.Namespace, keep: Path) -> dict[str, dict[str, Any]]:
+    """The targets, in a process of their own; one that is ended by a target goes on with the next one."""
+    rows: dict[str, dict[str, Any]] = {}
+    while left := [name for name in names if name not in rows]:
+        command = [sys.executable, __file__, "--worker", *left, "--seed", str(options.seed), "--keep", str(keep)]
         command += ["--inputs", str(options.inputs), "--seconds", str(options.seconds)]
         done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode == 0:
-            found = json.loads(done.stdout.splitlines()[-1])
-            for key in total:
-                total[key] += found[key]
-            break
-        current = keep / f"{name.replace('/', '_')}.current"
-        if current.exists():
-            current.rename(current.with_suffix(f".death{life}"))
-        total["findings"].append(DEATHS.get(done.returncode, f"it ended with {done.returncode}: {done.stderr[-300:]}"))
-    return total
+        for line in done.stdout.splitlines():
+            if line.startswith("{"):
+                found = json.loads(line)
+                rows[found.pop("name")] = found
+        if done.returncode:
+            name = next(name for name in left if name not in rows)
+            reason = DEATHS.get(done.returncode, f"it ended with {done.returncode}: {done.stderr[-300:]}")
+            (keep / "current").rename(keep / f"{name.replace('/', '_')}.death")
+            rows[name] = {"inputs": 0, "taken": 0, "refused": 0, "findings": [reason]}
+    return {name: rows[name] for name in names}
 
 
 def guided(name: str, seconds: float, keep: Path) -> None:
@@ -178,11 +182,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--keep", type=Path, default=Path(tempfile.gettempdir()) / "fledge-fuzz")
     parser.add_argument("--atheris", action="store_true", help="guided by coverage")
     parser.add_argument("--write", action="store_true", help="write the table into docs/reliability.md")
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    parser.add_argument("--worker", nargs="*", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     options.keep.mkdir(parents=True, exist_ok=True)
     if options.worker and options.atheris:
-        return guided(options.worker, options.seconds, options.keep)
+        return guided(options.worker[0], options.seconds, options.keep)
     if options.worker:
         return worker(options.worker, options.seed, options.inputs, options.seconds, options.keep)
     from fuzz_targets import targets
@@ -195,12 +199,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         }
         print(ended)
         sys.exit(any(ended.values()))
-    rows = {}
-    for name in names:
-        rows[name] = run(name, options, options.keep)
-        print(f"{name}: {rows[name]}", file=sys.stderr, flush=True)
+    rows = run(names, options, options.keep)
     table = table_of(rows)
     print(table)
+    for name, row in rows.items():
+        for finding in row["findings"]:
+            print(f"  {name}: {finding}")
     if options.write:
         write(table)
     sys.exit(any(row["findings"] for row in rows.values()))
