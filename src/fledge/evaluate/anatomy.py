@@ -2,7 +2,9 @@
 
 Of a model that exists they are counted; of a shape that is only described (GPT-3's, arXiv:2005.14165, table 2.1) they
 are computed in closed form, no weight is ever made. FLOPs are those of a forward pass, per token: two for each weight
-that multiplies and the attention products, causal attention counted whole (arXiv:2204.02311, appendix B).
+that multiplies and the attention products, causal attention counted whole (arXiv:2204.02311, appendix B). Of a mixture
+of experts a token goes through the chosen ones only: `active` counts those, and FLOPs follow it. Of an encoder-decoder
+they are those of a source and a target token together.
 """
 
 from typing import cast
@@ -15,12 +17,14 @@ from fledge.core.errors import FledgeError
 from fledge.model.config import ModelConfig
 
 PARTS = ("embeddings", "attention", "feed-forward", "norms", "output head")
-Anatomy = dict[str, dict[str, float]]  # part → {"parameters", "flops"}
+Anatomy = dict[str, dict[str, float]]  # part → {"parameters", "active", "flops"}
+HEADS = ("head", "score", "transform", "transform_norm", "pair", "bias")  # what stands on a backbone
 
 
 class Shape(Config):
     """A decoder by its axes. Zeros are derived: heads of 64, as many key-value heads as heads, head size width/heads,
-    a plain feed-forward of 4·width. `learned_positions` are `context` further rows of the embedding."""
+    a plain feed-forward of 4·width. `learned_positions` are `context` further rows of the embedding. With `experts`
+    every feed-forward is so many of them, of which a token goes through `top_k`."""
 
     layers: int = Field(gt=0)
     width: int = Field(gt=0)
@@ -34,6 +38,8 @@ class Shape(Config):
     biases: bool = True
     learned_positions: bool = True
     tied: bool = True
+    experts: int = Field(0, ge=0)
+    top_k: int = Field(2, gt=0)
 
 
 def gpt(layers: int, width: int, heads: int, context: int = 2048) -> Shape:
@@ -60,6 +66,10 @@ SHAPES = {
         layers=32, width=4096, heads=32, kv_heads=8, hidden=14336, vocab_size=128256, context=8192, gated=True,
         biases=False, learned_positions=False, tied=False,
     ),
+    "mixtral-8x7b": Shape(
+        layers=32, width=4096, heads=32, kv_heads=8, hidden=14336, vocab_size=32000, context=32768, gated=True,
+        biases=False, learned_positions=False, tied=False, experts=8,
+    ),
 }  # fmt: skip
 
 
@@ -82,51 +92,58 @@ def anatomy_of_shape(shape: Shape, length: int = 0) -> Anatomy:
     projections, ways = width * (2 * inner + 2 * keys), 3 if shape.gated else 2
     biases = shape.biases
     head = shape.vocab_size * width
+    router = layers * shape.experts * width
+    feed, chosen = layers * ways * width * hidden, min(shape.top_k, shape.experts) or 1
+    fixed = router + layers * biases * ((ways - 1) * hidden + width)
+    attended = layers * (projections + biases * (inner + 2 * keys + width))
     table = {
         "embeddings": (head + shape.learned_positions * shape.context * width, 0),
-        "attention": (
-            layers * (projections + biases * (inner + 2 * keys + width)),
-            layers * (2 * projections + 4 * inner * (length or shape.context)),
-        ),
-        "feed-forward": (
-            layers * (ways * width * hidden + biases * ((ways - 1) * hidden + width)),
-            layers * 2 * ways * width * hidden,
-        ),
+        "attention": (attended, layers * (2 * projections + 4 * inner * (length or shape.context))),
+        "feed-forward": (feed * (shape.experts or 1) + fixed, 2 * (feed * chosen + router)),
         "norms": ((2 * layers + 1) * width * (1 + biases), 0),
         "output head": (0 if shape.tied else head, 2 * head),
     }
-    return {part: {"parameters": weights, "flops": flops} for part, (weights, flops) in table.items()}
+    active = {part: weights for part, (weights, _) in table.items()} | {"feed-forward": feed * chosen + fixed}
+    return {
+        part: {"parameters": weights, "active": active[part], "flops": flops}
+        for part, (weights, flops) in table.items()
+    }
 
 
 def anatomy_of_model(model: nn.Module, length: int) -> Anatomy:
     """The parts of a model, counted: shared weights once, where they first stand; attention over `length` tokens."""
-    table: Anatomy = {part: {"parameters": 0, "flops": 0} for part in PARTS}
-    for name, parameter in model.named_parameters():
-        part = table[part_of(name)]
-        part["parameters"] += parameter.numel()
-        if part_of(name) not in ("embeddings", "norms") and parameter.ndim > 1:
-            part["flops"] += 2 * parameter.numel()
     config = cast(ModelConfig, model.config)
-    table["attention"]["flops"] += 4 * config.layers * config.heads * config.head_size * length
-    if config.head == "language" and config.tied:
-        table["output head"]["flops"] += 2 * config.vocab_size * config.width
+    table: Anatomy = {part: {"parameters": 0, "active": 0, "flops": 0} for part in PARTS}
+    for name, parameter in model.named_parameters():
+        part, size = table[part_of(name)], parameter.numel()
+        expert = config.experts and parameter.ndim == 3  # [X,·,·]: one matrix for each
+        active = size * min(config.top_k, config.experts) // config.experts if expert else size
+        part["parameters"] += size
+        part["active"] += active
+        if parameter.ndim > 1 and "embedding" not in name and not name.endswith("distances"):
+            part["flops"] += 2 * active
+    spans = config.encoding_layers + config.layers * (2 if config.encoding_layers else 1)  # cross-attention is one
+    table["attention"]["flops"] += 4 * spans * config.heads * config.head_size * length
+    if config.head in ("language", "masked", "pretraining") and config.tied:
+        table["output head"]["flops"] += 2 * config.vocab_size * config.out_width
     return table
 
 
 def part_of(name: str) -> str:
     """The part that a parameter belongs to, by the names of the modules it stands in."""
-    for piece in reversed(name.split(".")):
+    pieces = name.split(".")
+    if pieces[0] in HEADS:
+        return "output head"
+    for piece in reversed(pieces):
         if "norm" in piece:
             return "norms"
-        if "attention" in piece:
+        if "attention" in piece or piece in ("cross", "distances"):
             return "attention"
         if "feedforward" in piece:
             return "feed-forward"
-        if piece in ("head", "score"):
-            return "output head"
     return "embeddings"
 
 
 def total(table: Anatomy, what: str) -> float:
-    """The sum over the parts of `parameters` or `flops`."""
+    """The sum over the parts of `parameters`, `active` or `flops`."""
     return sum(part[what] for part in table.values())

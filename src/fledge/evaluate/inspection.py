@@ -1,7 +1,8 @@
-"""One text through one model, looked at from all sides: everything `fledge inspect` and the web app show, as JSON.
+"""One text through one decoder, looked at from all sides: everything `fledge inspect` and the web app show, as JSON.
 
 Tokens and what each cost, what the model thought would come next, where every head looked, what each layer would have
-said, which heads find repetitions again, where the parameters sit. Left out: any picture of it.
+said, which heads find repetitions again, where the parameters sit. Left out: encoders and encoder-decoders, which
+`inspection_encoders` looks into, and any picture of it.
 
 Shapes: T time, H heads, L layers, V vocabulary.
 """
@@ -30,49 +31,75 @@ def inspect_ids(
     """What `model` does with `ids`, as a dict that JSON can say.
 
     tokens: [T] of {id, text, special, nats (of this token, given those before), next: top {id, text, p}, entropy}.
-    attention: [L] of {place, heads: [H][T][T]}. lens: [layers + 1] of {layer, tokens: [T] of {text, p, truth}}.
-    induction: see `internals.induction`, with H numbers per layer. anatomy: part → {parameters, flops}.
+    attention: [L] of {place, rows and columns: which tokens look at which, heads: [H][T][T]}.
+    lens: [layers + 1] of {layer, tokens: [T] of {text, p, truth}}.
+    induction: see `internals.induction`, with H numbers per layer. anatomy: part → {parameters, active, flops}.
     A reward model has `value` in each token instead of nats and next, and no lens.
     Raises FledgeError for too long a text.
     """
     config = cast(ModelConfig, model.config)
-    context = min(config.context, LONGEST)
-    if not 1 <= len(ids) <= context:
-        raise FledgeError(f"the text has {len(ids):,} tokens, at most {context} can be shown", "give a shorter text")
+    check_shown(config, ids)
     row = torch.tensor([list(ids)], device=next(model.parameters()).device)
     found = internals(model, row)
-    tokens: list[dict[str, Any]] = [
-        {"id": int(i), "text": tokenizer.decode([int(i)], skip_special=False), "special": i in special_of(tokenizer)}
-        for i in ids
-    ]
-    result: dict[str, Any] = {"tokens": tokens, "lens": []}
+    tokens = tokens_of(tokenizer, ids)
+    result: dict[str, Any] = {"shape": config.shape, "tokens": tokens, "lens": []}
     if hasattr(found.output, "logits"):
         add_predictions(tokens, found.output.logits()[0].float().cpu(), tokenizer, top)
         for layer, logits in enumerate(logit_lens(model, found.hidden, row)):
             result["lens"].append({"layer": layer, "tokens": lens_row(logits[0], ids, tokenizer)})
-        nats = [token["nats"] for token in tokens[1:]]
-        result["loss"] = sum(nats) / len(nats) if nats else None
-        said = sum(len(tokenizer.token_bytes(i)) for i in ids[1:] if i not in special_of(tokenizer))
-        result["bits_per_byte"] = sum(nats) / math.log(2) / said if said else None
+        result |= costs(tokens, tokenizer)
     else:
         for token, value in zip(tokens, found.output.values[0].float().tolist(), strict=True):
             token["value"] = value
     result["attention"] = [
-        {"place": place, "heads": rounded(weights[0])}
+        {"place": place, "rows": "tokens", "columns": "tokens", "heads": rounded(weights[0])}
         for place, weights in zip(found.places, found.attention, strict=True)
     ]
     result["induction"] = induction_of(model, tokenizer, seed)
-    table = anatomy_of_model(model, len(ids))
-    result["anatomy"] = table
-    result["model"] = {
+    return result | anatomy_part(model, len(ids))
+
+
+def check_shown(config: ModelConfig, ids: Sequence[int]) -> None:
+    """Refuses what is too long to be shown, or nothing."""
+    context = min(config.context, LONGEST)
+    if not 1 <= len(ids) <= context:
+        raise FledgeError(f"the text has {len(ids):,} tokens, at most {context} can be shown", "give a shorter text")
+
+
+def tokens_of(tokenizer: Tokenizer, ids: Sequence[int]) -> list[dict[str, Any]]:
+    """id, text and whether it is a special token, of each of ids [T]."""
+    special = special_of(tokenizer)
+    return [{"id": int(i), "text": spelled(tokenizer, int(i)), "special": int(i) in special} for i in ids]
+
+
+def costs(tokens: list[dict[str, Any]], tokenizer: Tokenizer) -> dict[str, float | None]:
+    """The mean nats of the tokens whose cost is known, and the bits of each byte that they spell."""
+    known = [token for token in tokens if token.get("nats") is not None]
+    nats = sum(token["nats"] for token in known)
+    said = sum(len(tokenizer.token_bytes(token["id"])) for token in known if not token["special"])
+    return {
+        "loss": nats / len(known) if known else None,
+        "bits_per_byte": nats / math.log(2) / said if said else None,
+    }
+
+
+def anatomy_part(model: nn.Module, length: int) -> dict[str, Any]:
+    """The parts of the model, and its sizes."""
+    config = cast(ModelConfig, model.config)
+    table = anatomy_of_model(model, length)
+    sizes = {
         "layers": config.layers,
+        "encoder_layers": config.encoding_layers,
         "heads": config.heads,
         "width": config.width,
         "parameters": int(total(table, "parameters")),
+        "active": int(total(table, "active")),
+        "experts": config.experts,
+        "top_k": config.top_k if config.experts else 0,
         "vocabulary": config.vocab_size,
         "context": config.context,
     }
-    return result
+    return {"anatomy": table, "model": sizes}
 
 
 def special_of(tokenizer: Tokenizer) -> set[int]:
@@ -83,15 +110,25 @@ def special_of(tokenizer: Tokenizer) -> set[int]:
 def add_predictions(tokens: list[dict[str, Any]], logits: Tensor, tokenizer: Tokenizer, top: int) -> None:
     """Puts into each token what it cost (nats; the first is given: None) and what was expected after it, in place."""
     logs = logits.log_softmax(-1)
+    for t, (token, expected) in enumerate(zip(tokens, expectations(logs, tokenizer, top), strict=True)):
+        token["nats"] = -float(logs[t - 1, token["id"]]) if t else None
+        token |= {"entropy": expected["entropy"], "next": expected["guesses"]}
+
+
+def expectations(logs: Tensor, tokenizer: Tokenizer, top: int) -> list[dict[str, Any]]:
+    """Of each row of log-probabilities [N,V] its entropy in nats and its favourites."""
     best = logs.topk(min(top, logs.shape[-1]))
     entropy = -(logs.exp() * logs).nansum(-1)
-    for t, token in enumerate(tokens):
-        token["nats"] = -float(logs[t - 1, token["id"]]) if t else None
-        token["entropy"] = float(entropy[t])
-        token["next"] = [
-            {"id": i, "text": spelled(tokenizer, i), "p": round(p, 5)}
-            for i, p in zip(best.indices[t].tolist(), best.values[t].exp().tolist(), strict=True)
-        ]
+    return [
+        {
+            "entropy": spread,
+            "guesses": [
+                {"id": i, "text": spelled(tokenizer, i), "p": round(math.exp(value), 5)}
+                for i, value in zip(ids, values, strict=True)
+            ],
+        }
+        for ids, values, spread in zip(best.indices.tolist(), best.values.tolist(), entropy.tolist(), strict=True)
+    ]
 
 
 def lens_row(logits: Tensor, ids: Sequence[int], tokenizer: Tokenizer) -> list[dict[str, Any]]:

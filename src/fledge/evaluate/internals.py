@@ -1,8 +1,9 @@
 """What goes on inside a model while it reads: hidden states, attention maps, the logit lens, induction heads.
 
-Taken from outside, so that it holds for any architecture: hooks on the blocks give the hidden states; attention is
-recomputed from what is handed to `scaled_dot_product_attention` (or read where a plain softmax makes it); and for the
-logit lens the model's own last part reads an earlier layer as if it were the last. Left out: gradients, causality.
+Taken from outside, so that it holds for any architecture: hooks on the blocks give the hidden states (of an
+encoder-decoder, the decoder's); attention is recomputed from what is handed to `scaled_dot_product_attention` (or read
+where a plain softmax makes it); and for the logit lens the model's own last part reads an earlier layer as if it were
+the last. Left out: gradients, causality.
 
 Shapes: B batch, T time, S keys, H heads, E width, L layers, V vocabulary.
 """
@@ -77,8 +78,13 @@ def attention_of(
 
 
 def blocks_of(model: nn.Module) -> list[nn.Module]:
-    """The residual blocks of a model in the order in which they are defined."""
-    return [module for name, module in model.named_modules() if BLOCK.search(name)]
+    """The residual blocks of a model in their order; of several stacks those of the outermost, which is the one that
+    says something: the decoder's."""
+    stacks: dict[str, list[nn.Module]] = {}
+    for name, module in model.named_modules():
+        if BLOCK.search(name):
+            stacks.setdefault(name.rpartition("blocks.")[0], []).append(module)
+    return stacks[min(stacks, key=len)] if stacks else []
 
 
 @contextmanager
@@ -91,8 +97,20 @@ def hooked(handles: list[Any]) -> Iterator[None]:
             handle.remove()
 
 
+@contextmanager
+def handing_on(blocks: list[nn.Module], state: Tensor) -> Iterator[None]:
+    """For a while every block gives `state` and computes nothing."""
+    for block in blocks:
+        block.__dict__["forward"] = lambda *_, **__: state
+    try:
+        yield
+    finally:
+        for block in blocks:
+            del block.__dict__["forward"]
+
+
 @torch.no_grad()
-def internals(model: nn.Module, *inputs: Tensor) -> Internals:
+def internals(model: nn.Module, *inputs: Tensor, **named: Tensor) -> Internals:
     """One forward pass of `model` on `inputs` (ids [B,T] first), watched. The model is left in evaluation mode."""
     found, path = Internals(), [""]
     blocks = blocks_of(model)
@@ -116,22 +134,27 @@ def internals(model: nn.Module, *inputs: Tensor) -> Internals:
     handles += [block.register_forward_hook(passed) for block in blocks]
     model.eval()
     with hooked(handles), AttentionWatch(attended):
-        found.output = model(*inputs)
+        found.output = model(*inputs, **named)
     return found
 
 
 @torch.no_grad()
-def logit_lens(model: nn.Module, hidden: list[Tensor], *inputs: Tensor) -> Iterator[Tensor]:
-    """What the model would predict if it ended after each layer: logits [B,T,V] for each of `hidden`.
+def lens_outputs(model: nn.Module, hidden: list[Tensor], *inputs: Tensor, **named: Tensor) -> Iterator[Any]:
+    """What the model would give if it ended after each layer: its output for each of `hidden` [B,T,E].
 
     The logit lens of nostalgebraist (2020). Every state takes the place of the last block's output, so that the
-    model's own final norm, projection and head read it; the last of them gives the model's own logits.
+    model's own final norm, projection and head read it; the last of them gives the model's own output.
     """
-    last = blocks_of(model)[-1]
+    blocks = blocks_of(model)
     for state in hidden:
-        put = state.to(next(model.parameters()).device, next(model.parameters()).dtype)
-        with hooked([last.register_forward_hook(lambda *_, put=put: put)]):
-            yield model(*inputs).logits().float().cpu()
+        weight = next(model.parameters())
+        with handing_on(blocks, state.to(weight.device, weight.dtype)):
+            yield model(*inputs, **named)
+
+
+def logit_lens(model: nn.Module, hidden: list[Tensor], *inputs: Tensor, **named: Tensor) -> Iterator[Tensor]:
+    """`lens_outputs` as logits [B,T,V]."""
+    return (output.logits().float().cpu() for output in lens_outputs(model, hidden, *inputs, **named))
 
 
 def prefix_matching(attention: Tensor, period: int, start: int = 0) -> Tensor:

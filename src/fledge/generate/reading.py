@@ -7,7 +7,8 @@ is cut at its end. Filling asks an encoder with a masked head, every hidden plac
 Shapes: N texts, B rows, T tokens, E width, V vocabulary.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,24 +101,41 @@ def fill(model: Any, tokenizer: Tokenizer, texts: Sequence[str], *, top: int = 5
         raise FledgeError(
             "this model has not learnt to fill in hidden tokens", "give an encoder with a masked head (objective=mlm)"
         )
-    mask = next((tokenizer.special[name] for name in MASKS if name in tokenizer.special), None)
+    mask = mask_of(tokenizer)
     if mask is None:
         raise FledgeError("the vocabulary has no [MASK]", "give a model with the tokenizer it was trained with")
     return [filled(model, tokenizer, text, mask, top) for text in texts]
 
 
-def filled(model: MaskedModel, tokenizer: Tokenizer, text: str, mask: int, top: int) -> Filled:
-    """One text."""
-    parts = text.replace(MASKS[1], MASKS[0]).split(MASKS[0])
-    if len(parts) == 1:
-        raise FledgeError(f"nothing is hidden in {text[:60]!r}", "write [MASK] where a token is to be found")
+def mask_of(tokenizer: Tokenizer) -> int | None:
+    """The id of [MASK] (or <mask>); None where the vocabulary has none."""
+    return next((tokenizer.special[name] for name in MASKS if name in tokenizer.special), None)
+
+
+def masked_row(tokenizer: Tokenizer, text: str) -> list[int]:
+    """A text between an encoder's marks; where it says [MASK] (or <mask>) and the vocabulary has it, that token."""
+    mask, frame = mask_of(tokenizer), Frame.of(tokenizer, "encoder")
+    gaps = {} if mask is None else dict.fromkeys(MASKS, mask)
+    return [*frame.before, *gapped(tokenizer, text, gaps), *frame.after]
+
+
+def gapped(tokenizer: Tokenizer, text: str, gaps: Mapping[str, int]) -> list[int]:
+    """The ids of a text, in which the names of `gaps` stand for their tokens."""
+    parts = re.split("|".join(map(re.escape, gaps)), text) if gaps else [text]
+    names = re.findall("|".join(map(re.escape, gaps)), text) if gaps else []
     if tokenizer.byte_level:  # a word's token brings its blank with it
         parts[:-1] = [part.removesuffix(" ") for part in parts[:-1]]
-    ids: list[int] = []
-    for number, part in enumerate(parts):
-        ids += [mask] * (number > 0) + tokenizer.encode(part)
-    frame = Frame.of(tokenizer, "encoder")
-    row = [*frame.before, *ids, *frame.after]
+    ids = tokenizer.encode(parts[0])
+    for name, part in zip(names, parts[1:], strict=True):
+        ids += [gaps[name], *tokenizer.encode(part)]
+    return ids
+
+
+def filled(model: MaskedModel, tokenizer: Tokenizer, text: str, mask: int, top: int) -> Filled:
+    """One text."""
+    row = masked_row(tokenizer, text)
+    if mask not in row:
+        raise FledgeError(f"nothing is hidden in {text[:60]!r}", "write [MASK] where a token is to be found")
     if len(row) > model.config.context:
         raise FledgeError(f"a text has {len(row)} tokens, the context is {model.config.context}", "shorten it")
     device = next(model.parameters()).device

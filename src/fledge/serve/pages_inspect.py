@@ -44,6 +44,8 @@ def inspect_router() -> APIRouter:
 
 def inspected(assistant: Assistant, body: InspectRequest) -> dict[str, Any]:
     """The inspection of a text by a loaded model."""
+    if getattr(assistant.config, "shape", "") != "decoder":
+        raise APIError(400, "this page looks into decoders; `fledge inspect` looks into every shape", param="model")
     tokenizer = assistant.tokenizer
     ids = assistant.encode([{"role": "user", "content": body.text}] if body.chat else body.text)
     if not body.chat and ids[0] != tokenizer.document_id:

@@ -21,7 +21,7 @@ COLOURS = ("large", "ppo", "sft", "plain", "base")  # of the parts of a model
 
 
 def render_inspection(found: dict[str, Any], name: str) -> str:
-    """The HTML of what `evaluate.inspection.inspect_ids` found in the model called `name`."""
+    """The HTML of what `evaluate.inspection_encoders.inspect_text` found in the model called `name`."""
     assets = resources.files("fledge.stages") / "report_assets"
 
     def asset(file: str) -> str:
@@ -29,9 +29,16 @@ def render_inspection(found: dict[str, Any], name: str) -> str:
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"brief": brief, "count": count, "visible": visible, "place": place}
+    here = found["shape"] == "encoder"
+    asked = [token for token in found["tokens"] if token.get("here" if here else "next")]
     known = [token["nats"] for token in found["tokens"] if token.get("nats") is not None]
     return environment.from_string(asset("inspection.html.jinja")).render(
         found=found,
+        here=here,
+        source=found.get("source"),
+        labels=found.get("labels"),
+        shown=asked[-1]["text"] if asked else "",
+        guesses=asked[-1]["here" if here else "next"] if asked else [],
         name=name,
         style=Markup(asset("report.css") + asset("inspection.css")),
         script=Markup(asset("inspection.js")),
@@ -44,10 +51,8 @@ def render_inspection(found: dict[str, Any], name: str) -> str:
 
 def compact(found: dict[str, Any]) -> dict[str, Any]:
     """What the script needs; each head's map as base64 of bytes, 255 for probability 1."""
-    maps = [
-        {"place": layer["place"], "heads": [packed(head) for head in layer["heads"]]} for layer in found["attention"]
-    ]
-    return {"tokens": found["tokens"], "attention": maps}
+    maps = [layer | {"heads": [packed(head) for head in layer["heads"]]} for layer in found["attention"]]
+    return {"tokens": found["tokens"], "source": found.get("source"), "attention": maps}
 
 
 def packed(head: list[list[float]]) -> str:
@@ -66,16 +71,17 @@ def visible(text: str) -> str:
 
 
 def place(module: str) -> str:
-    """The path of a module as people count: `backbone.blocks.0.attention` is layer 1."""
+    """The path of a module as people count: `backbone.blocks.0.attention` is layer 1, `….cross` layer 1 across."""
     named = re.sub(r"blocks\.(\d+)", lambda match: f"layer {int(match[1]) + 1}", module.removeprefix("backbone."))
-    return named.removesuffix(".attention").replace("_", " ").replace(".", " ") or "attention"
+    plain = named.removesuffix(".attention").replace(".cross", " across")
+    return plain.replace("_", " ").replace(".", " ") or "attention"
 
 
 def parts_table(anatomy: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
-    """The rows of the parameter table: each part's share of the parameters and of the work."""
-    sums = {what: sum(part[what] for part in anatomy.values()) or 1 for what in ("parameters", "flops")}
+    """The rows of the parameter table: each part's share of the parameters, of those a token uses, and of the work."""
+    sums = {what: sum(part[what] for part in anatomy.values()) or 1 for what in ("parameters", "active", "flops")}
     return [
         {"name": name, "colour": colour, **part, "share": part["parameters"] / sums["parameters"],
-         "work": part["flops"] / sums["flops"]}
+         "used": part["active"] / sums["active"], "work": part["flops"] / sums["flops"]}
         for (name, part), colour in zip(anatomy.items(), COLOURS, strict=True)
     ]  # fmt: skip

@@ -7,26 +7,21 @@ conversation are those of the inference prompt followed by those of the completi
 mark, which makes a difference only where an answer begins with a line break. Tools and documents are left out.
 """
 
-import json
 import re
-from collections.abc import Callable, Sequence
-from datetime import datetime
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jinja2
-from jinja2 import nodes
-from jinja2.ext import Extension, loopcontrols
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-from fledge.core.errors import FledgeError
+from fledge.core.errors import FledgeError, one_line
 from fledge.core.nouns import Message
-from fledge.text.tokenizer import Tokenizer, named
+from fledge.text import sandbox
+from fledge.text.renderer import CLOSE, OPEN, rendered
+from fledge.text.tokenizer import Tokenizer, named, own_template
 
-# Noncharacters of Unicode: they steer the rendering and never come out of it; in a message they are escaped.
-ESCAPE, OPEN, CLOSE = "\ufdd0", "\ufdd1", "\ufdd2"
+# A noncharacter of Unicode, like OPEN and CLOSE: it never comes out of the rendering; in a message it is escaped.
+ESCAPE = "\ufdd0"
 ESCAPES = {ESCAPE: ESCAPE + "0", OPEN: ESCAPE + "1", CLOSE: ESCAPE + "2"}
+SAID = 300  # characters quoted of what a template says
 BREAK = ESCAPE + "3"  # put inside what spells a special token
 
 
@@ -35,20 +30,6 @@ class Rendered(NamedTuple):
 
     ids: list[int]
     mask: list[bool]
-
-
-class Generation(Extension):
-    """`{% generation %}…{% endgeneration %}`: puts OPEN and CLOSE around what it encloses."""
-
-    tags = {"generation"}
-
-    def parse(self, parser: Parser) -> nodes.Node:
-        line = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return nodes.CallBlock(self.call_method("mark"), [], [], body).set_lineno(line)
-
-    def mark(self, caller: Callable[[], str]) -> str:
-        return OPEN + caller() + CLOSE
 
 
 def render(tokenizer: Tokenizer, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> Rendered:
@@ -88,16 +69,22 @@ def marked(tokenizer: Tokenizer, messages: Sequence[Message], add_generation_pro
         for key in ("bos_token", "eos_token", "pad_token", "unk_token")
         if tokenizer.config.get(key)
     }
-    try:
-        return compiled(tokenizer.chat_template).render(
-            messages=escaped, tools=None, documents=None, add_generation_prompt=add_generation_prompt, **names
-        )
-    except Exception as error:  # a template is a program: it can fail in any way
-        roles = ", ".join(message.role for message in messages) or "none"
+    values = {"messages": escaped, "tools": None, "documents": None, "add_generation_prompt": add_generation_prompt}
+    run = rendered if tokenizer.chat_template == own_template() else sandbox.render
+    answer = run(tokenizer.chat_template, values | names)
+    if "text" in answer:
+        text: str = answer["text"]
+        return text
+    if "syntax" in answer:
         raise FledgeError(
-            f"the chat template refuses this conversation (turns: {roles}): {error}",
-            "change the conversation, or the chat_template.jinja beside tokenizer.json",
-        ) from None
+            f"the chat template is not valid Jinja: {one_line(answer['syntax'], SAID)}",
+            "mend chat_template.jinja beside tokenizer.json",
+        )
+    roles = ", ".join(message.role for message in messages[:20]) or "none"
+    raise FledgeError(
+        f"the chat template refuses this conversation (turns: {roles}): {one_line(answer.get('refused', ''), SAID)}",
+        "change the conversation, or the chat_template.jinja beside tokenizer.json",
+    )
 
 
 def escape(tokenizer: Tokenizer, content: str) -> str:
@@ -129,31 +116,3 @@ def parts(tokenizer: Tokenizer, text: str) -> list[str]:
 def special_pattern(tokens: tuple[str, ...]) -> re.Pattern[str]:
     """Matches any of the tokens, the longest first."""
     return re.compile("(" + "|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) + ")")
-
-
-@lru_cache
-def compiled(source: str) -> jinja2.Template:
-    """The template, compiled as `transformers` compiles it."""
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
-    )
-    environment.filters["tojson"] = tojson
-    environment.globals["raise_exception"] = refuse
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    try:
-        return environment.from_string(source)
-    except jinja2.TemplateSyntaxError as error:
-        raise FledgeError(
-            f"the chat template is not valid Jinja: line {error.lineno}: {error.message}",
-            "mend chat_template.jinja beside tokenizer.json",
-        ) from None
-
-
-def tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None) -> str:
-    """JSON without Jinja's HTML escapes."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
-
-
-def refuse(message: str) -> None:
-    """`raise_exception` of a template: it refuses a conversation."""
-    raise jinja2.TemplateError(message)

@@ -1,6 +1,6 @@
 "use strict";
 (() => {
-  const { tokens, attention } = JSON.parse(document.getElementById("data").textContent);
+  const { tokens, source, attention } = JSON.parse(document.getElementById("data").textContent);
   const all = (selector, root = document) => [...root.querySelectorAll(selector)];
   const at = (id) => document.getElementById(id);
   const visible = (text) =>
@@ -8,14 +8,15 @@
   const percent = (p) => (100 * p).toFixed(1) + " %";
   const choose = (items, chosen) => items.forEach((item) => item.classList.toggle("chosen", item === chosen));
 
-  // What follows a token.
+  // What follows a token, or could stand in its place.
   const boxes = all("#tokens .token");
   function follow(box) {
     const token = tokens[box.dataset.t];
     choose(boxes, box);
-    if (!token.next) return;
+    const guesses = token.next || token.here;
+    if (!guesses) return;
     at("next-of").textContent = visible(token.text);
-    at("next-list").replaceChildren(...token.next.map((guess) => {
+    at("next-list").replaceChildren(...guesses.map((guess) => {
       const row = document.createElement("li");
       const [said, meter, number] = ["span", "span", "b"].map((tag) => document.createElement(tag));
       said.className = "said";
@@ -29,54 +30,92 @@
     }));
   }
   boxes.forEach((box) => box.addEventListener("click", () => follow(box)));
-  if (boxes.length) follow(boxes.at(-1));
+  const asked = boxes.filter((box) => tokens[box.dataset.t].next || tokens[box.dataset.t].here);
+  if (asked.length) follow(asked.at(-1));
   if (!attention.length) return;
 
-  // Attention: bytes, 255 is probability 1.
-  const size = tokens.length;
-  const maps = attention.map((layer) =>
-    layer.heads.map((text) => Uint8Array.from(atob(text), (character) => character.charCodeAt(0))));
+  // Attention: bytes, 255 is probability 1. Rows and columns are tokens of the text, or of the source it is made from.
+  const texts = { tokens, source };
+  const maps = attention.map((layer) => ({
+    rows: texts[layer.rows],
+    columns: texts[layer.columns],
+    heads: layer.heads.map((text) => Uint8Array.from(atob(text), (character) => character.charCodeAt(0))),
+  }));
   const heads = all(".head");
-  const lookers = all("#lookers .token");
   let chosen = null;
-  let token = size - 1;
+  let token = -1;
+  let lookers = [];
+  let lit = [];
 
-  function draw(canvas, map) {
+  const layerOf = (head) => maps[head.dataset.layer];
+  const mapOf = (head) => layerOf(head).heads[head.dataset.l];
+  function draw(canvas, head) {
     const [red, green, blue] = getComputedStyle(at("map")).getPropertyValue("--accent").trim()
       .match(/[0-9a-f]{2}/gi).map((pair) => parseInt(pair, 16));
-    canvas.width = canvas.height = size;
-    const image = new ImageData(size, size);
-    map.forEach((value, i) => image.data.set([red, green, blue, 255 * Math.sqrt(value / 255)], 4 * i));
+    const { rows, columns } = layerOf(head);
+    [canvas.width, canvas.height] = [columns.length, rows.length];
+    canvas.style.aspectRatio = Math.min(2, Math.max(0.6, columns.length / rows.length));
+    const image = new ImageData(columns.length, rows.length);
+    mapOf(head).forEach((value, i) => image.data.set([red, green, blue, 255 * Math.sqrt(value / 255)], 4 * i));
     canvas.getContext("2d").putImageData(image, 0, 0);
   }
-  const mapOf = (head) => maps[head.dataset.layer][head.dataset.l];
+  function box(kind, { text }) {
+    const made = document.createElement(kind);
+    const said = document.createElement("span");
+    made.className = "token";
+    said.className = "said";
+    said.textContent = visible(text);
+    made.append(said);
+    return made;
+  }
   function look(t) {
     token = t;
-    const row = mapOf(chosen).subarray(t * size, (t + 1) * size);
-    lookers.forEach((box, s) => {
-      box.style.setProperty("--look", (100 * row[s]) / 255 + "%");
-      box.classList.toggle("bright", row[s] > 140);
+    const { rows, columns } = layerOf(chosen);
+    const row = mapOf(chosen).subarray(t * columns.length, (t + 1) * columns.length);
+    lit.forEach((each, s) => {
+      each.style.setProperty("--look", (100 * row[s]) / 255 + "%");
+      each.classList.toggle("bright", row[s] > 140);
     });
     choose(lookers, lookers[t]);
     const most = row.indexOf(Math.max(...row));
     at("looked").textContent =
-      `‹${visible(tokens[t].text)}› looks most at ‹${visible(tokens[most].text)}› (${percent(row[most] / 255)}).`;
+      `‹${visible(rows[t].text)}› looks most at ‹${visible(columns[most].text)}› (${percent(row[most] / 255)}).`;
+  }
+  function lay(head) {
+    const { rows, columns } = layerOf(head);
+    const across = rows !== columns;
+    lookers = rows.map((each, t) => {
+      const made = box("button", each);
+      made.type = "button";
+      ["mouseenter", "focus", "click"].forEach((what) => made.addEventListener(what, () => look(t)));
+      return made;
+    });
+    lit = across ? columns.map((each) => box("span", each)) : lookers;
+    at("lookers").replaceChildren(...lookers);
+    at("lit").replaceChildren(...(across ? lit : []));
+    at("across").hidden = !across;
   }
   function take(head) {
+    const before = chosen && layerOf(chosen);
+    const now = layerOf(head);
+    if (!before || before.rows !== now.rows || before.columns !== now.columns) {
+      lay(head);
+      if (before?.rows !== now.rows) token = now.rows.length - 1;
+    }
     chosen = head;
     choose(heads, head);
     at("chosen").textContent = head.getAttribute("aria-label");
-    draw(at("map"), mapOf(head));
+    draw(at("map"), head);
     look(token);
   }
-  const drawAll = () => heads.forEach((head) => draw(head.querySelector("canvas"), mapOf(head)));
+  const drawAll = () => heads.forEach((head) => draw(head.querySelector("canvas"), head));
   drawAll();
   take(heads[0]);
   heads.forEach((head) => head.addEventListener("click", () => take(head)));
-  lookers.forEach((box, t) => ["mouseenter", "focus", "click"].forEach((what) => box.addEventListener(what, () => look(t))));
   at("map").addEventListener("mousemove", (event) => {
-    const box = at("map").getBoundingClientRect();
-    look(Math.min(size - 1, Math.max(0, Math.floor(((event.clientY - box.top) / box.height) * size))));
+    const area = at("map").getBoundingClientRect();
+    const { rows } = layerOf(chosen);
+    look(Math.min(rows.length - 1, Math.max(0, Math.floor(((event.clientY - area.top) / area.height) * rows.length))));
   });
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { drawAll(); draw(at("map"), mapOf(chosen)); });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { drawAll(); draw(at("map"), chosen); });
 })();
