@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from fledge.generate import packed as module
+from fledge.generate import linear as module
 from fledge.generate.engine import Engine
-from fledge.generate.packed import PackedModel, can_pack, packed
+from fledge.generate.linear import Linear, can_pack, cancelling
+from fledge.generate.packed import PackedModel, packed
 from fledge.generate.request import Request
 from fledge.generate.sampling import Sampling
 from fledge.model.cache import Cache
@@ -70,15 +71,55 @@ def test_without_the_private_operator_plain_linears_take_over(monkeypatch: pytes
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("rows", [1, 8, 130])
-def test_the_private_operator_is_right(dtype: torch.dtype, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_private_operator_is_right(dtype: torch.dtype, rows: int) -> None:
     if not can_pack(dtype):
         pytest.skip(f"torch {torch.__version__} has no packed {dtype} linear on this machine")
-    monkeypatch.setattr(module, "LARGE", 0)
     weight, bias, x = torch.randn(70, 50), torch.randn(70), torch.randn(rows, 1, 50)
-    linear = module.Linear(weight, bias, dtype)
+    linear = Linear(weight, bias, dtype)
     assert linear.packed
     exact = torch.nn.functional.linear(x.to(dtype).double(), weight.to(dtype).double(), bias.to(dtype).double())
     assert torch.allclose(linear(x).double(), exact, rtol=1e-2 if dtype == torch.bfloat16 else 1e-5, atol=1e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("columns", [50, 1536])
+@pytest.mark.parametrize("blocks", [False, True])
+@torch.no_grad()
+def test_a_row_gets_the_same_bits_in_any_company(
+    dtype: torch.dtype, columns: int, blocks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of other numbers than the linear was tried with, whose products are all rounding."""
+    if not can_pack(dtype):
+        pytest.skip(f"torch {torch.__version__} has no packed {dtype} linear on this machine")
+    if blocks:
+        monkeypatch.setattr(module, "rows_alike", lambda *shape: (1, 8))
+    weight, x = cancelling(72, columns, 90)
+    x = x[torch.randperm(90, generator=torch.Generator().manual_seed(1))]
+    linear = Linear(weight, torch.zeros(72), dtype)
+    together = linear(x)
+    assert together.abs().max() > 0
+    for start, stop in ((0, 1), (7, 8), (3, 5), (10, 21), (20, 53)):
+        assert torch.equal(linear(x[start:stop, None])[:, 0], together[start:stop])
+        assert torch.equal(linear(x[None, start:stop])[0], together[start:stop])
+
+
+@torch.no_grad()
+def test_another_order_of_a_sum_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products that are computed otherwise for one row, and for many."""
+    if not can_pack(torch.float32):
+        pytest.skip("torch has no packed linear here")
+    true = module.product
+
+    def halves(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, when: int) -> torch.Tensor:
+        if (len(x) == 1) if when == 1 else (len(x) >= when):
+            front = torch.zeros_like(x)
+            front[:, : x.shape[1] // 2] = x[:, : x.shape[1] // 2]
+            return true(front, weight, bias) + true(x - front, weight, bias)
+        return true(x, weight, bias)
+
+    for when, expected in ((1, (2, None)), (17, (1, 8)), (1000, (1, None))):
+        monkeypatch.setattr(module, "product", lambda *given, when=when: halves(*given, when))
+        assert module.rows_alike.__wrapped__(24, 64, torch.float32) == expected
 
 
 def test_the_copy_is_of_the_weights_as_they_were(model: LanguageModel) -> None:

@@ -11,6 +11,7 @@ from fledge.checkpoint.directory import load_model
 from fledge.core.config import make_config
 from fledge.core.errors import FledgeError
 from fledge.core.log import Log
+from fledge.generate.engine import Engine
 from fledge.stages.ppo import PpoConfig, ppo, read_prompts
 from fledge.text.tokenizer import Tokenizer
 
@@ -83,7 +84,7 @@ def test_it_raises_the_reward_it_is_given(tiny: Path, tmp_path: Path, monkeypatc
     def zs(model: Any, sequences: list[list[int]], length: int) -> torch.Tensor:
         return torch.tensor([float(ids.count(wanted)) for ids in sequences])
 
-    monkeypatch.setattr("fledge.stages.ppo.score_sequences", zs)
+    monkeypatch.setattr("fledge.stages.judging.score_sequences", zs)
     optimizer = {"name": "adamw", "learning_rate": 3e-2}
     rollouts = {"answers_per_iteration": 48, "kl_coefficient": 0.0}
     run(tiny, tmp_path / "out", iterations=7, max_new_tokens=6, optimizer=optimizer, rollouts=rollouts)
@@ -99,7 +100,7 @@ def test_it_raises_the_reward_it_is_given(tiny: Path, tmp_path: Path, monkeypatc
 def test_rewards_are_measured_from_the_demonstrations(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fledge.stages.ppo.score_sequences", lambda model, ids, length: torch.full([len(ids)], 3.0))
+    monkeypatch.setattr("fledge.stages.judging.score_sequences", lambda model, ids, length: torch.full([len(ids)], 3.0))
     assert run(tiny, tmp_path / "out", iterations=1)["last"]["reward"] == pytest.approx(3.0 - 0.25)
 
 
@@ -117,6 +118,27 @@ def test_what_it_leaves_behind(tiny: Path, tmp_path: Path) -> None:
     before, after = load_model(tiny / "base"), load_model(out)
     assert after.config == before.config
     assert any(not torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True))
+
+
+def test_it_writes_the_mean_of_the_policies_that_answered(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Brute force: every policy that answers is copied; what is written is the mean of the last two of three."""
+    seen: list[dict[str, torch.Tensor]] = []
+    answered = Engine.run
+
+    def run_and_copy(engine: Engine, *given: Any) -> Any:
+        seen.append({name: p.detach().clone() for name, p in engine.model.named_parameters()})
+        return answered(engine, *given)
+
+    monkeypatch.setattr(Engine, "run", run_and_copy)
+    optimizer = {"name": "adamw", "learning_rate": 1e-2}
+    run(tiny, tmp_path / "out", iterations=3, average=0.67, optimizer=optimizer)
+    written = dict(load_model(tmp_path / "out").named_parameters())
+    assert len(seen) == 3
+    for name, value in written.items():
+        torch.testing.assert_close(value, (seen[1][name] + seen[2][name]) / 2, rtol=1e-5, atol=1e-6)
+    assert any(not torch.allclose(seen[1][name], seen[2][name], atol=1e-4) for name in written)
 
 
 def test_it_stops_when_it_has_gone_too_far(tiny: Path, tmp_path: Path) -> None:

@@ -35,6 +35,10 @@ SETTINGS: dict[str, Callable[[Path], dict[str, Any]]] = {
         "model": tiny / "base", "comparisons": tiny / "comparisons.jsonl",
         "demonstrations": tiny / "demonstrations.jsonl", "epochs": 2, "prompts_per_step": 8, "heldout": 0.2,
     },
+    "dpo": lambda tiny: {
+        "model": tiny / "base", "comparisons": tiny / "comparisons.jsonl", "epochs": 2, "prompts_per_step": 8,
+        "heldout": 0.2,
+    },
     "ppo": lambda tiny: {
         "policy": tiny / "base", "reward": tiny / "reward", "prompts": tiny / "prompts.jsonl",
         "documents": tiny / "documents.jsonl", "iterations": 3, "max_new_tokens": 8, "ptx_tokens": 64,

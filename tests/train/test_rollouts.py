@@ -201,7 +201,7 @@ def test_ppo_raises_a_hand_made_reward(with_ptx: bool) -> None:
 
 
 def test_stopping_between_iterations_and_resuming_gives_the_same_bits() -> None:
-    config = SMALL.model_copy(update={"ptx_coefficient": 0.3, "kl_target": 0.05})
+    config = SMALL.model_copy(update={"ptx_coefficient": 0.3, "kl_target": 0.05, "critic_warmup": 1})
     per_iteration = 6
 
     def run(steps: int, start: int = 0, saved: Any = None) -> Any:
@@ -221,6 +221,20 @@ def test_stopping_between_iterations_and_resuming_gives_the_same_bits() -> None:
     assert whole[2] == resumed[2]
     assert whole[2]["index"] == 4
     assert whole[2]["kl_coefficient"] != config.kl_coefficient
+
+
+def test_the_critic_learns_alone_at_first() -> None:
+    """Not even weight decay, momentum or pretraining text move the policy before its turn."""
+    config = SMALL.model_copy(update={"critic_warmup": 2, "ptx_coefficient": 0.3})
+    model, rollouts = begin(config, PretrainingRows())
+    first = copy.deepcopy(model.state_dict())
+    optimizer = build(model, OptimizerConfig(learning_rate=0.01))
+    steps = fit(model, rollouts, partial(ppo, clip=0.1), optimizer, steps=3 * rollouts.steps_per_iteration)
+    for number, _ in enumerate(steps):
+        same = {name: torch.equal(value, first[name]) for name, value in model.state_dict().items()}
+        warm = number < 2 * rollouts.steps_per_iteration
+        assert all(value == warm for name, value in same.items() if name.startswith("policy"))
+        assert not all(value for name, value in same.items() if name.startswith("critic"))
 
 
 def test_it_ends_when_kl_passes_the_bound() -> None:

@@ -1,7 +1,8 @@
 """Batches of ranked answers: all answers to one prompt stand in one batch element (arXiv:2203.02155 §3.5).
 
 Answers are packed into rows like any other text; `last`, `group`, `rank` and `weight` say where each answer ends,
-which prompt it belongs to, how it was ranked and how much the ranking counts.
+which prompt it belongs to, how it was ranked and how much the ranking counts. Where the length of the prompt is known,
+the answers' tokens are targets, so that a policy's log-probs of them can be compared.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,29 +18,44 @@ from fledge.data.packing import Batch, Example, collate, pack
 @dataclass(frozen=True)
 class Ranked:
     """Answers to one prompt: `ids[i]` is prompt + answer i, `ranks[i]` its rank (0 best, equal = tie); `weight` is how
-    much the ranking counts beside others."""
+    much the ranking counts beside others.
+
+    `prompt`: how many tokens the prompt has, None if only whole sequences matter. `reference[i]`: log-prob of answer i
+    under the reference policy, in nats; empty if there is none.
+    """
 
     ids: tuple[tuple[int, ...], ...]
     ranks: tuple[int, ...]
     weight: float = 1.0
+    prompt: int | None = None
+    reference: tuple[float, ...] = ()
+
+    def supervised(self, size: int) -> np.ndarray:
+        """Which of the `size` tokens of a sequence are targets, [T] bool."""
+        return np.arange(size) >= (size if self.prompt is None else self.prompt)
 
 
 def ranked_batch(groups: Sequence[Ranked], length: int) -> Batch:
-    """One micro-batch: the packed rows and, for N answers, `last` [N] (flat into [B·T]), `group`, `rank` and
-    `weight` [N]."""
+    """One micro-batch: the packed rows with `answer` [B,T], the number of the answer that stands there (0 on padding
+    too), and for N answers `last` [N] (flat into [B·T]), `group`, `rank`, `weight` and, if known, `reference` [N]."""
     flat = [(g, ids, rank) for g, group in enumerate(groups) for ids, rank in zip(group.ids, group.ranks, strict=True)]
-    examples = [Example(np.array(ids, dtype=np.int32), np.zeros(len(ids), dtype=bool)) for _, ids, _ in flat]
+    examples = [Example(np.array(ids, dtype=np.int32), groups[g].supervised(len(ids))) for g, ids, _ in flat]
     rows = pack(examples, length, split=False)
     last = torch.zeros(len(flat), dtype=torch.int64)
+    answer = torch.zeros(len(rows), length, dtype=torch.int64)
     for index, row in enumerate(rows):
-        for place in row.places:
-            last[place[0]] = index * length + place[1] + place[2] - 1
+        for number, start, size in row.places:
+            last[number] = index * length + start + size - 1
+            answer[index, start : start + size] = number
+    reference = [value for group in groups for value in group.reference]
     return {
         **collate(rows),
+        "answer": answer,
         "last": last,
         "group": torch.tensor([g for g, _, _ in flat]),
         "rank": torch.tensor([rank for _, _, rank in flat]),
         "weight": torch.tensor([groups[g].weight for g, _, _ in flat], dtype=torch.float32),
+        **({"reference": torch.tensor(reference)} if reference else {}),
     }
 
 

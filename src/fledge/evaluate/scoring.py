@@ -1,4 +1,4 @@
-"""Scores of whole sequences by a reward model, read at the last real token of each."""
+"""Scores of whole sequences by a reward model, read at the last real token of each; log-probs of answers."""
 
 from collections.abc import Sequence
 
@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from fledge.data.rankings import Ranked, ranked_batch
+from fledge.objectives.preference import answer_logprobs
 
 
 @torch.no_grad()
@@ -25,3 +26,20 @@ def score_sequences(
         found.append(values.flatten()[moved["last"]].float().cpu())
     model.train(training)
     return torch.cat(found) if found else torch.zeros(0)
+
+
+@torch.no_grad()
+def score_answers(model: nn.Module, groups: Sequence[Ranked], length: int, per_batch: int = 64) -> list[list[float]]:
+    """log π in nats of each answer of each group, whose `prompt` is known, under a language model."""
+    device = next(model.parameters()).device
+    training = model.training
+    model.eval()
+    found: list[float] = []
+    for start in range(0, len(groups), per_batch):
+        batch = ranked_batch(groups[start : start + per_batch], length)
+        moved = {key: column.to(device) for key, column in batch.items()}
+        output = model(moved["ids"], moved["positions"], moved["documents"])
+        found += answer_logprobs(output, moved).cpu().tolist()
+    model.train(training)
+    values = iter(found)
+    return [[next(values) for _ in group.ids] for group in groups]

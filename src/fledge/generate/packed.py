@@ -1,14 +1,12 @@
 """An inference copy of a language model that decodes faster: few operators, weights packed for oneDNN.
 
-A plain `F.linear` of a few rows uses a third of a CPU's memory bandwidth and hardly its bfloat16 units; oneDNN's own
-weight layout uses both. For small models the number of operators per token decides: norms are folded into the
-linears behind them, queries and keys are normalised and rotated as one. The residual stream and the norms stay in
-float32 as in training under autocast. Where the packed operator is missing, and on a GPU, the same copy runs on plain
-linears. The copy is of the weights as they are now; embeddings are shared with the model. `int8` has the linears in
-8 bits (see `int8`).
+The linears use oneDNN's own weight layout (see `linear`). For small models the number of operators per token decides:
+norms are folded into the linears behind them, queries and keys are normalised and rotated as one. The residual stream
+and the norms stay in float32 as in training under autocast. Where the packed operator is missing, and on a GPU, the
+same copy runs on plain linears. The copy is of the weights as they are now; embeddings are shared with the model.
+`int8` has the linears in 8 bits (see `int8`).
 
-With `parts` (see `spans`) what a row gets does not depend on how many others there are, to the bit, in bfloat16 and
-in int8: where oneDNN sums a single row in another order than two, a single row is computed twice.
+With `parts` (see `spans`) what a row gets does not depend on how many others there are, to the bit, in every precision.
 
 Shapes: B batch, T time, E width, F feed-forward width, H heads, Hkv key-value heads, D head size, S keys in reach,
 V vocabulary.
@@ -17,7 +15,6 @@ V vocabulary.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache as memo
 from typing import Any
 
 import torch
@@ -26,13 +23,13 @@ from torch.nn import functional as F
 
 from fledge.core.errors import FledgeError
 from fledge.generate.int8 import Int8Linear, can_quantise
+from fledge.generate.linear import Linear
 from fledge.generate.spans import Span, attend
 from fledge.model.cache import Cache
 from fledge.model.config import ModelConfig
 from fledge.model.heads import LanguageModel
 
-ROWS = 8  # the batch oneDNN lays weights out for; close to the best for 1 and for 128 too
-LARGE = 1 << 20  # weights from which packing pays in float32; below, MKL's plain call has less overhead
+AnyLinear = Linear | Int8Linear
 
 
 @dataclass(frozen=True)
@@ -40,7 +37,7 @@ class PackedOutput:
     """hidden [..., E] after the final norm, and the head that makes logits of it."""
 
     hidden: Tensor
-    head: "AnyLinear"
+    head: AnyLinear
 
     def logits(self) -> Tensor:
         """[..., V] float32."""
@@ -114,7 +111,7 @@ def packed(model: LanguageModel, dtype: torch.dtype, int8: bool = False) -> Pack
 class Layer:
     """A `Block`, with the norms folded into the linears that follow them."""
 
-    def __init__(self, block: Any, linear: Callable[[Tensor, Tensor | None], "AnyLinear"]) -> None:
+    def __init__(self, block: Any, linear: Callable[[Tensor, Tensor | None], AnyLinear]) -> None:
         attention, feedforward = block.attention, block.feedforward
         self.heads, self.kv_heads, self.head_size = attention.heads, attention.kv_heads, attention.head_size
         device, width = attention.qkv.weight.device, attention.qkv.in_features
@@ -183,49 +180,3 @@ class Norm:
     def folded(self, weight: Tensor) -> Tensor:
         """What the weights behind this norm are multiplied with."""
         return weight.float() * math.sqrt(self.size)
-
-
-class Linear:
-    """x @ weight.T + bias in `dtype`, by oneDNN's packed weights where that is faster."""
-
-    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
-        self.dtype = dtype
-        self.bias = None if bias is None else bias.detach().to(dtype)
-        worth = dtype != torch.float32 or weight.numel() >= LARGE
-        self.columns = weight.shape[1]
-        self.packed = worth and weight.device.type == "cpu" and can_pack(dtype)
-        plain = weight.detach().to(dtype).contiguous()
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(plain, ROWS) if self.packed else plain
-        self.doubles = self.packed and not self._alike()
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """x [..., in] → [..., out]"""
-        x = x.to(self.dtype)
-        if not self.packed:
-            return F.linear(x, self.weight, self.bias)
-        if self.doubles and x.numel() == x.shape[-1]:
-            return self._product(x.expand(2, *x.shape[1:]))[:1]
-        return self._product(x)
-
-    def _product(self, x: Tensor) -> Tensor:
-        return torch.ops.mkldnn._linear_pointwise.default(x, self.weight, self.bias, "none", [], "")
-
-    def _alike(self) -> bool:
-        """Whether a row alone comes out as it does beside another."""
-        x = torch.linspace(-1, 1, self.columns).sin_().to(self.dtype).expand(2, -1).contiguous()
-        return torch.equal(self._product(x[:1]), self._product(x)[:1])
-
-
-AnyLinear = Linear | Int8Linear
-
-
-@memo
-def can_pack(dtype: torch.dtype) -> bool:
-    """Whether oneDNN's packed linear exists here and is right: it is a private operator of torch."""
-    weight, x = torch.eye(16, 32, dtype=dtype), torch.full((2, 32), 2.0, dtype=dtype)
-    try:
-        layout = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
-        y = torch.ops.mkldnn._linear_pointwise.default(x, layout, None, "none", [], "")
-    except (AttributeError, RuntimeError, TypeError):
-        return False
-    return torch.equal(y, F.linear(x, weight))

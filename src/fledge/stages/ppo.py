@@ -3,7 +3,7 @@
 The policy starts as the SFT model, the critic as the reward model; both are trained. A KL penalty per token holds the
 policy near the SFT model, whose log-probs are the reference; with `documents` the gradient of pretraining text is mixed
 in (PPO-ptx). Rollouts use the engine on the very weights that are trained. The reward is the model's score minus its
-mean on demonstrations.
+mean on demonstrations, or a weighed sum of several models' (helpful and harmless: `stages/judging.py`).
 """
 
 from functools import partial
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import Field
 from rich.markup import escape
 
 from fledge.checkpoint.directory import load_model, read_config, save_model
@@ -21,11 +22,11 @@ from fledge.core.nouns import Message
 from fledge.data.columns import checked, convert, prompt_of
 from fledge.data.readers import read
 from fledge.data.stream import Stream
-from fledge.evaluate.scoring import score_sequences
 from fledge.generate.engine import Completion, Engine, Request
 from fledge.generate.sampling import Sampling
 from fledge.objectives.policy import ppo as ppo_loss
 from fledge.stages.examples import document_examples, read_documents
+from fledge.stages.judging import Judges
 from fledge.stages.preflight import (
     check_finite,
     check_length,
@@ -44,11 +45,14 @@ from fledge.train.rollouts import Iteration, RolloutConfig, Rollouts
 
 
 class PpoConfig(TrainConfig):
-    """`iterations` of rollouts; `ptx_tokens` of pretraining text per optimizer step, if there are `documents`, mixed by
-    `weights` as in pretraining."""
+    """`reward` is a reward model, or several by name, weighed by `reward_weights` (1 where none is given); the critic
+    starts as the heaviest. `iterations` of rollouts; `ptx_tokens` of pretraining text per optimizer step, if there are
+    `documents`, mixed by `weights` as in pretraining. What is written is the mean of the policies that answered in the
+    last `average` of the iterations; at 0 it is the last policy."""
 
     policy: Path
-    reward: Path
+    reward: Path | dict[str, Path]
+    reward_weights: dict[str, float] = {}
     prompts: Path
     documents: Path | None = None
     weights: dict[str, float] = {}
@@ -64,6 +68,7 @@ class PpoConfig(TrainConfig):
     batch: int = 256
     sample_every: int = 5
     samples: int = 6
+    average: float = Field(0.0, ge=0, le=1)
     optimizer: OptimizerConfig = OptimizerConfig(name="adamw", learning_rate=4e-5, weight_decay=0.0)
     warmup: float = 0.05
     decay: float = 0.5
@@ -80,18 +85,20 @@ def ppo(config: PpoConfig, out: Path, log: Log) -> dict[str, Any]:
     prompts = read_prompts(config.prompts, tokenizer, log)
     check_vocabulary(prompts, shape, "prompts")
     prompts = check_prompts(prompts, config.max_new_tokens, config.length, config.drop_long, log)
-    check_memory(shape, device, config.tokens_per_microbatch, config.length, copies=8, log=log)
+    copies = 7 + (len(config.reward) if isinstance(config.reward, dict) else 1)
+    check_memory(shape, device, config.tokens_per_microbatch, config.length, copies=copies, log=log)
     policy, reference = (load_model(config.policy, device=device) for _ in range(2))
-    critic, scorer = (load_model(config.reward, device=device) for _ in range(2))
-    for model, path in ((policy, config.policy), (scorer, config.reward)):
-        check_finite(model, str(path))
-    reward_mean = float(read_config(config.reward)[1].get("reward_mean", 0.0))
-    model = ActorCritic(policy, critic)
+    judges = Judges(config.reward, config.reward_weights, config.length, device, log)
+    critic = load_model(judges.heaviest, device=device)
+    check_finite(policy, str(config.policy))
+    model = ActorCritic(policy, critic, averaged=config.average > 0)
 
     engine = Engine(policy, tokenizer, max_batch=config.batch, dtype=pick_dtype(config.dtype, device))
     sampling = Sampling(temperature=config.temperature)
 
     def sample(asked: list[list[int]], iteration: int) -> list[Completion]:
+        if model.average is not None and iteration >= (1 - config.average) * config.iterations:
+            model.average.update_parameters(policy)
         first = (config.seed * 1_000 + iteration) * 100_000
         return engine.run(
             [
@@ -102,7 +109,7 @@ def ppo(config: PpoConfig, out: Path, log: Log) -> dict[str, Any]:
 
     def score(sequences: list[list[int]]) -> torch.Tensor:
         with session.autocast():
-            return score_sequences(scorer, sequences, config.length) - reward_mean
+            return judges(sequences)
 
     rollouts = Rollouts(
         model, reference, prompts, sample, score, config.rollouts,
@@ -125,14 +132,14 @@ def ppo(config: PpoConfig, out: Path, log: Log) -> dict[str, Any]:
         if found is None or found.index == told:
             continue
         told = found.index
-        log.metrics(step.number + 1, iteration=found.index, **found.numbers)
+        log.metrics(step.number + 1, iteration=found.index, **found.numbers, **judges.numbers())
         session.watched = {key: found.numbers[key] for key in ("reward", "kl", "length")}
         if found.index % config.sample_every == 0 or found.index + 1 == config.iterations:
             show_samples(found, tokenizer, config.samples, out, log)
 
     if rollouts.stopped:
         log.say(f"[yellow]stopped early: {rollouts.stopped}[/]")
-    save_model(policy, out, tokenizer=tokenizer)
+    save_model(model.chosen, out, tokenizer=tokenizer)
     last = rollouts.iteration.numbers if rollouts.iteration else session.watched
     return {"iterations": rollouts.index, "stopped": rollouts.stopped, "last": last, **session.summary()}
 

@@ -89,7 +89,13 @@ def pieces_of(batches: Any) -> dict[str, list[tuple[int, int]]]:
             name: [(len(e.ids), int(e.mask.sum())) for e in source.examples] for name, source in batches.sources.items()
         }
     if isinstance(batches, RankedStream):
-        return {"answers": [(len(ids), 1) for group in batches.groups for ids in group.ids]}
+        return {
+            "answers": [
+                (len(ids), max(1, int(group.supervised(len(ids)).sum())))
+                for group in batches.groups
+                for ids in group.ids
+            ]
+        }
     if isinstance(batches, Rollouts):
         return {"prompts": [(len(prompt), 0) for prompt in batches.prompts]}
     return {}

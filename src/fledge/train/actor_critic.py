@@ -1,23 +1,35 @@
 """An actor and a critic as one model, so that PPO goes through the same loop as everything else.
 
 Two separate networks, as in InstructGPT (arXiv:2203.02155): the policy begins as the SFT model, the critic as the
-reward model. They share nothing.
+reward model. They share nothing. The mean of the policies of an alignment run forgets less than the last one and is
+aligned as well (arXiv:2309.06256, 2406.16768): `average` keeps it (uniformly, arXiv:1803.05407).
 """
 
 from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from fledge.objectives.loss import Projectable
 
 
 class ActorCritic(nn.Module):
-    """A language model `policy` and a scalar model `critic`, both called as model(ids, positions, documents)."""
+    """A language model `policy` and a scalar model `critic`, both called as model(ids, positions, documents).
 
-    def __init__(self, policy: nn.Module, critic: nn.Module) -> None:
+    averaged: `.average` holds the mean of the policies at the calls of `.average.update_parameters(policy)`; it is part
+    of the state, so that a resumed run goes on with it, and is not trained.
+    """
+
+    def __init__(self, policy: nn.Module, critic: nn.Module, averaged: bool = False) -> None:
         super().__init__()
         self.policy, self.critic = policy, critic
+        self.average = AveragedModel(policy).requires_grad_(False) if averaged else None
+
+    @property
+    def chosen(self) -> nn.Module:
+        """The policy to keep: the mean, once there is one."""
+        return self.average.module if self.average is not None and self.average.n_averaged else self.policy
 
     def forward(
         self, ids: Tensor, positions: Tensor | None = None, documents: Tensor | None = None

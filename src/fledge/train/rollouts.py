@@ -32,7 +32,9 @@ COLUMNS = ("old_logprobs", "advantages", "returns", "old_values")
 
 class RolloutConfig(Config):
     """KL is in nats per answer, summed over its tokens; `kl_target` None keeps the coefficient, `kl_stop` None never
-    stops. `ptx_coefficient`: weight of a pretraining token's mean loss beside the policy's mean loss per token."""
+    stops. `ptx_coefficient`: weight of a pretraining token's mean loss beside the policy's mean loss per token.
+    `critic_warmup`: the first so many iterations train the critic alone, since the advantages of a critic that does not
+    know the returns yet are noise (arXiv:2504.05118 §4.1)."""
 
     answers_per_iteration: int = 256
     epochs: int = 2
@@ -45,6 +47,7 @@ class RolloutConfig(Config):
     lam: float = 0.95
     missing_eos_penalty: float = 1.0
     ptx_coefficient: float = 0.0
+    critic_warmup: int = 0
     logprob_tolerance: float = 0.05
 
 
@@ -126,6 +129,11 @@ class Rollouts:
         """Whether an iteration has just been used up, so that there is a position to save."""
         return not self.pending
 
+    @property
+    def warming(self) -> bool:
+        """Whether this iteration trains the critic alone."""
+        return self.index < self.config.critic_warmup
+
     one_shape = False
 
     def __iter__(self) -> Iterator[list[Batch]]:
@@ -161,6 +169,7 @@ class Rollouts:
         )  # fmt: skip
         advantage, returns = advantages(rewards, values, mask, gamma=self.config.gamma, lam=self.config.lam)
         columns = dict(zip(COLUMNS, (logprobs, whiten(advantage, mask), returns, values), strict=True))
+        self.model.policy.requires_grad_(not self.warming)
 
         tokens = mask.sum()
         numbers = {
@@ -237,7 +246,7 @@ class Rollouts:
 
     def pretraining_rows(self, answer_tokens: int) -> list[Batch]:
         """The ptx micro-batches of a step with `answer_tokens`; none without a coefficient."""
-        if self.ptx is None or not self.config.ptx_coefficient:
+        if self.ptx is None or not self.config.ptx_coefficient or self.warming:
             return []
         batches = [without_columns(batch) for batch in next(self.ptx)]
         tokens = sum(int((batch["targets"] != IGNORED).sum()) for batch in batches)
