@@ -135,6 +135,8 @@ def overhead(directory: Path, new: int) -> Table:
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
+    while not server.started:
+        time.sleep(0.01)
     body = {
         "model": "model", "messages": [{"role": "user", "content": "What is this?"}], "temperature": 0, "stream": True,
         "max_tokens": new, "logit_bias": {str(token): value for token, value in bias.items()},
