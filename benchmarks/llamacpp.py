@@ -27,11 +27,12 @@ UBATCH = 512  # prompt tokens at once
 
 
 def write_gguf(model: LanguageModel, path: Path, kind: str) -> Path:
-    """A decoder of LLaMA's shape (fledge's own without its norms of queries and keys) as GGUF, its matrices in `kind`:
-    F16 or Q8_0. The vocabulary has no texts."""
+    """A decoder of LLaMA's shape, or of Qwen3's (as fledge's own is), as GGUF, its matrices in `kind`: F16 or Q8_0. The
+    vocabulary has no texts."""
     config, wanted = model.config, gguf.GGMLQuantizationType[kind]
-    assert not config.qk_norm
-    writer = gguf.GGUFWriter(path, "llama")
+    writer = gguf.GGUFWriter(path, "qwen3" if config.qk_norm else "llama")
+    writer.add_key_length(config.head_size)
+    writer.add_value_length(config.head_size)
     writer.add_context_length(config.context)
     writer.add_embedding_length(config.width)
     writer.add_block_count(config.layers)
@@ -55,10 +56,12 @@ def write_gguf(model: LanguageModel, path: Path, kind: str) -> Path:
 
 
 def named(model: LanguageModel) -> list[tuple[str, torch.Tensor]]:
-    """Weights under llama.cpp's names. It turns neighbours in a head, not halves: rows are put in its order."""
+    """Weights under llama.cpp's names. In LLaMA's it turns neighbours, not halves: rows are put in its order."""
     config, backbone = model.config, model.backbone
 
     def turned(weight: torch.Tensor) -> torch.Tensor:
+        if config.qk_norm:
+            return weight
         return weight.view(-1, 2, config.head_size // 2, config.width).transpose(1, 2).reshape(-1, config.width)
 
     tensors = [("token_embd.weight", backbone.embedding.weight), ("output_norm.weight", backbone.norm.weight)]
@@ -73,6 +76,8 @@ def named(model: LanguageModel) -> list[tuple[str, torch.Tensor]]:
             "attn_k": turned(k), "attn_v": v, "attn_output": block.attention.out.weight, "ffn_gate": gate,
             "ffn_up": up, "ffn_down": block.feedforward.down.weight,
         }  # fmt: skip
+        if config.qk_norm:
+            parts |= {"attn_q_norm": block.attention.q_norm.weight, "attn_k_norm": block.attention.k_norm.weight}
         tensors += [(f"blk.{index}.{name}.weight", weight) for name, weight in parts.items()]
     return tensors
 
@@ -112,6 +117,11 @@ class LlamaCpp:
             for stream, answer in enumerate(answers):
                 answer.append(self._best(stream))
         return answers, time.perf_counter() - began, float(np.median(firsts))
+
+    def measured(self, asked: Sequence[Sequence[int]], new: int) -> tuple[float, float]:
+        """Tokens a second, seconds to the first token of the median prompt."""
+        _, seconds, first = self.run(asked, new)
+        return len(asked) * new / seconds, first
 
     def _decode(self, places: Sequence[tuple[int, int, int, bool]]) -> None:
         batch: Any = self.batch
