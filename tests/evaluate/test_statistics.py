@@ -1,11 +1,12 @@
 """Intervals against closed forms, and against how often they hold the truth."""
 
+import itertools
 import math
 
 import numpy as np
 import pytest
 
-from fledge.evaluate.statistics import bootstrap, mean, proportion, ratio, win_rate
+from fledge.evaluate.statistics import best_of, bootstrap, mean, proportion, ratio, win_rate
 
 
 def wilson(hits: int, n: int) -> tuple[float, float]:
@@ -69,3 +70,15 @@ def test_resampling_does_not_shift_the_interval_of_a_figure_it_inflates() -> Non
     found = bootstrap(units, lambda totals: np.abs(totals[:, 0]) / 200)
     assert found.value == pytest.approx(0, abs=1e-12)
     assert found.low <= found.value < found.high < 0.15
+
+
+def test_best_of_n_is_the_mean_over_all_choices() -> None:
+    """Against every choice of n, of equal scores the first or the last: each half the time."""
+    draw = np.random.default_rng(3)
+    scores, values = draw.integers(0, 5, 9).astype(float), draw.normal(size=9)
+    for n in (1, 2, 4, 9):
+        kept = []
+        for chosen in itertools.combinations(range(9), n):
+            top = max(scores[i] for i in chosen)
+            kept.append(np.mean([values[i] for i in chosen if scores[i] == top]))
+        assert best_of(n, scores, values) == pytest.approx(np.mean(kept), rel=1e-9)

@@ -8,6 +8,7 @@ import torch
 from fledge.objectives.policy import (
     AdaptiveKL,
     advantages,
+    best_of_n_kl,
     explained_variance,
     k1,
     k3,
@@ -213,3 +214,12 @@ def test_adaptive_kl_follows_ziegler() -> None:
     fixed = AdaptiveKL(0.1)
     fixed.update(60.0)
     assert fixed.coefficient == 0.1
+
+
+def test_best_of_n_kl_is_that_of_the_order_statistic() -> None:
+    """The best of n uniform draws has density n·x^(n-1): its KL to the uniform one, by quadrature."""
+    x = (torch.arange(200_000, dtype=torch.float64) + 0.5) / 200_000
+    for n in (2, 5, 16):
+        density = n * x ** (n - 1)
+        assert best_of_n_kl(n) == pytest.approx(float((density * density.log()).mean()), abs=1e-4)
+    assert best_of_n_kl(1) == 0

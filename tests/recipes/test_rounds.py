@@ -47,12 +47,12 @@ def where(tmp_path: Path) -> str:
     return str(tmp_path / "feedback.db")
 
 
-def demonstrated(store: Store, count: int, first: int = 0) -> None:
+def demonstrated(store: Store, count: int, first: int = 0, who: str = "ann") -> None:
     for i in range(first, first + count):
         queue.add_task(store, "demonstrate", asked(f"Where is animal {i}?"))
-        given = queue.next_task(store, "ann", ["demonstrate"])
+        given = queue.next_task(store, who, ["demonstrate"])
         assert given
-        queue.submit(store, "ann", given.task, "demonstration", {"answer": "At home."})
+        queue.submit(store, who, given.task, "demonstration", {"answer": "At home."})
 
 
 def ranked(store: Store, count: int, first: int = 0) -> None:
@@ -100,6 +100,7 @@ def test_the_steps_follow_from_what_was_said(tmp_path: Path, where: str, tiny: P
 def test_two_rounds_the_second_goes_on_from_the_first(tmp_path: Path, where: str, tiny: Path, frozen: Path) -> None:
     store = Store.open(where)
     demonstrated(store, 8)
+    demonstrated(store, 2, first=90, who="dan")  # who will turn out not to be trusted
     ranked(store, 6)
     store.rate("eve", asked("Write to eve@example.org, where is she?"), "No idea.", -1, correction="Ask her.")
     one, two = tmp_path / "one", tmp_path / "two"
@@ -107,7 +108,8 @@ def test_two_rounds_the_second_goes_on_from_the_first(tmp_path: Path, where: str
     run_recipe(planned(one, where, tiny / "base", frozen, *teach), one, Log(quiet=True))
     gathered = read_json(one / "gather" / "gathered.json")
     assert gathered["counts"] == {
-        "demonstrations": 9, "replayed": 0, "comparisons": 19, "all_comparisons": 19, "of_weight": 13, "prompts": 1,
+        "demonstrations": 9, "replayed": 0, "not_trusted": 2,
+        "comparisons": 19, "all_comparisons": 19, "of_weight": 13, "prompts": 1,
     }  # fmt: skip
     weights = {row["labeller"]: row["weight"] for row in read_jsonl(one / "gather" / "comparisons.jsonl")}
     assert weights["dan"] == 0 < weights["eve"] < weights["ann"]
@@ -164,3 +166,34 @@ def test_what_is_judged_by_is_never_trained_on(tmp_path: Path, where: str, tiny:
     steps = planned(run, where, tiny / "base", frozen, "gather.drop_overlap=true")
     run_recipe(steps[:1], run, Log(quiet=True))
     assert [row["prompt"] for row in read_jsonl(run / "gather" / "prompts.jsonl")] == [talk]
+
+
+def test_without_the_truth_a_reward_model_judges(tmp_path: Path, where: str, tiny: Path, frozen: Path) -> None:
+    store, run = Store.open(where), tmp_path / "run"
+    demonstrated(store, 3)
+    bare = tmp_path / "bare.jsonl"
+    bare.write_text("".join(json.dumps({"prompt": row["prompt"]}) + "\n" for row in read_jsonl(frozen)))
+    with pytest.raises(FledgeError, match="nobody can judge"):
+        run_recipe(planned(run, where, tiny / "base", bare), run, Log(quiet=True))
+    run_recipe(planned(run, where, tiny / "base", bare, f"promote.judge={tiny / 'reward'}"), run, Log(quiet=True))
+    start, first = read_json(run / "promote" / "promotion.json")["rounds"]
+    assert start["figures"]["score"]["n"] == first["figures"]["score"]["n"] == 4
+    from fledge.checkpoint.directory import load_model
+    from fledge.core.nouns import messages_of
+    from fledge.evaluate.scoring import score_sequences
+    from fledge.stages.examples import answer_ids
+    from fledge.text.tokenizer import Tokenizer
+
+    model, tokenizer = load_model(tiny / "reward"), Tokenizer.load(tiny / "reward")
+    rows = read_jsonl(run / "promote" / "answers.jsonl")
+
+    def scored(name: str) -> list[float]:
+        ids = [answer_ids(tokenizer, messages_of(row["prompt"]), row[name]) for row in rows]
+        return score_sequences(model, ids, 128).tolist()
+
+    assert sum(scored("start")) / 4 - 0.25 == pytest.approx(start["figures"]["score"]["value"], abs=1e-5)  # reward_mean
+    outcomes = [
+        0.5 if row["sft"] == row["previous"] else float(a > b)
+        for row, a, b in zip(rows, scored("sft"), scored("previous"), strict=True)
+    ]
+    assert first["preferred"]["value"] == pytest.approx(sum(outcomes) / 4)

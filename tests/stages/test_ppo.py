@@ -84,7 +84,7 @@ def test_it_raises_the_reward_it_is_given(tiny: Path, tmp_path: Path, monkeypatc
     def zs(model: Any, sequences: list[list[int]], length: int) -> torch.Tensor:
         return torch.tensor([float(ids.count(wanted)) for ids in sequences])
 
-    monkeypatch.setattr("fledge.stages.ppo.score_sequences", zs)
+    monkeypatch.setattr("fledge.stages.judging.score_sequences", zs)
     optimizer = {"name": "adamw", "learning_rate": 3e-2}
     rollouts = {"answers_per_iteration": 48, "kl_coefficient": 0.0}
     run(tiny, tmp_path / "out", iterations=7, max_new_tokens=6, optimizer=optimizer, rollouts=rollouts)
@@ -100,7 +100,7 @@ def test_it_raises_the_reward_it_is_given(tiny: Path, tmp_path: Path, monkeypatc
 def test_rewards_are_measured_from_the_demonstrations(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fledge.stages.ppo.score_sequences", lambda model, ids, length: torch.full([len(ids)], 3.0))
+    monkeypatch.setattr("fledge.stages.judging.score_sequences", lambda model, ids, length: torch.full([len(ids)], 3.0))
     assert run(tiny, tmp_path / "out", iterations=1)["last"]["reward"] == pytest.approx(3.0 - 0.25)
 
 

@@ -7,6 +7,7 @@ NaN. Left out: tests of significance, corrections for many comparisons.
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from math import comb
 
 import numpy as np
 from scipy.stats import binomtest
@@ -56,6 +57,18 @@ def win_rate(outcomes: Sequence[float]) -> Estimate:
     if 0.5 not in outcomes:
         return proportion(round(sum(outcomes)), len(outcomes))
     return mean(outcomes)
+
+
+def best_of(n: int, scores: Numbers, values: Numbers) -> float:
+    """The expected value of the answer that scores highest among n of the N given ones, over all choices of n.
+
+    scores, values [N], N ≥ n. The answer above i others is the best of C(i, n-1) of the C(N, n) choices (as in
+    arXiv:2112.09332, app. I); of equal scores each is as likely to be kept.
+    """
+    _, place = np.unique(np.asarray(scores, dtype=float), return_inverse=True)
+    tied = np.bincount(place, np.asarray(values, dtype=float)) / np.bincount(place)
+    weights = np.array([comb(i, n - 1) for i in range(len(place))], dtype=float) / comb(len(place), n)
+    return float(weights @ tied[np.sort(place)])
 
 
 def bootstrap(units: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray], seed: int = 0) -> Estimate:

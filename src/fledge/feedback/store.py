@@ -7,9 +7,10 @@ the server's.
 
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from sqlalchemy import Engine, create_engine, delete, event, func, select, text
@@ -59,6 +60,8 @@ class Store:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
+        # SQLite's writers ask again and again, in no order, until they get their turn: threads had better queue.
+        self.turn: AbstractContextManager[Any] = Lock() if engine.dialect.name == "sqlite" else nullcontext()
 
     @classmethod
     def open(cls, where: str | Path) -> "Store":
@@ -100,7 +103,7 @@ class Store:
         if is_file(url) and not Path(str(url.database)).exists():
             raise Unavailable(f"the feedback store {shown(url)} is not there now", "nothing was kept: try again")
         try:
-            with Session(self.engine, expire_on_commit=False) as session, session.begin():
+            with self.turn, Session(self.engine, expire_on_commit=False) as session, session.begin():
                 yield session
         except IntegrityError:
             raise

@@ -9,6 +9,7 @@ Shapes: N answers, T tokens of the longest answer (right-padded; a mask says whi
 Advantages, returns and values belong to the position that *predicts* a token.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +28,14 @@ def k3(logprobs: Tensor, reference: Tensor) -> Tensor:
     """The same KL as (ref/π - 1) - log(ref/π): unbiased too, never negative, less variance (Schulman 2020)."""
     ratio = reference - logprobs
     return torch.expm1(ratio) - ratio
+
+
+def best_of_n_kl(n: int) -> float:
+    """KL(best of n answers ‖ the policy that gave them) in nats: log n - (n - 1)/n (arXiv:2009.01325, app. G.3).
+
+    Exact where no two answers are alike, an upper bound otherwise (arXiv:2401.01879).
+    """
+    return math.log(n) - (n - 1) / n
 
 
 def shaped_rewards(

@@ -24,6 +24,7 @@ STAGES = {
     "reward": "learn what people prefer from rankings",
     "ppo": "learn to please the reward model, staying near where it came from",
     "dpo": "learn what people prefer from rankings directly, without a reward model",
+    "bestof": "keep the best of n sampled answers, to evaluate or to learn from",
     "finetune": "learn a labelled task: classes, numbers, tags, answers, text to text",
     "promote": "put the better model in the place of the one so far, if it is better with confidence",
     "evaluate": "measure truthfulness, preference, calibration and bits per byte",

@@ -29,9 +29,11 @@ from fledge.text.tokenizer import Tokenizer
 
 
 class EvaluateConfig(Config):
-    """`models` by name; those in `base` are prompted few-shot with the first rows of `shots`."""
+    """`models` by name; those in `base` are prompted few-shot with the first rows of `shots`. `answers` by name: files
+    of rows with `prompt` and `answer` to every question (answers.jsonl of `bestof`), judged as a model's would be."""
 
     models: dict[str, Path]
+    answers: dict[str, Path] = {}
     questions: Path
     documents: Path | None = None
     base: list[str] = []
@@ -85,7 +87,10 @@ def evaluate(config: EvaluateConfig, out: Path, log: Log) -> dict[str, Any]:
             models[name]["calibration_error"] = measured.calibration_error.as_dict()
             reliability[name] = measured.reliability
 
-    for name in config.models:
+    for name, path in config.answers.items():
+        said[name] = answers_given(path, rows)
+        models[name] = {key: value.as_dict() for key, value in figures(rows, said[name]).items() if value.n}
+    for name in said:
         if config.against in said:
             preferred = preference(rows, said[name], said[config.against])
             models[name][f"preferred_to_{config.against}"] = preferred.as_dict()
@@ -117,6 +122,18 @@ def answer(
         return ask(engine, tokenizer, prompts, sampling, config.max_new_tokens, config.seed, log, name)
     shots = few_shots(config)
     return ask_base(engine, tokenizer, shots, prompts, sampling, config.max_new_tokens, config.seed, log, name)
+
+
+def answers_given(path: Path, rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The answer that a file gives to each question."""
+    known = {str(row["prompt"]): row["answer"] for row in read_jsonl(path) if "prompt" in row and "answer" in row}
+    missing = [row for row in rows if str(row["prompt"]) not in known]
+    if missing:
+        raise FledgeError(
+            f"{path} answers {len(rows) - len(missing):,} of {len(rows):,} questions",
+            "make it from the same questions: fledge bestof prompts=QUESTIONS",
+        )
+    return [str(known[str(row["prompt"])]).strip() for row in rows]
 
 
 def few_shots(config: EvaluateConfig) -> list[tuple[str, str]]:

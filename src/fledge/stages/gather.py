@@ -27,8 +27,9 @@ PROMOTION = "promotion.json"  # beside a model: the rounds that it came from
 class GatherConfig(Config):
     """`store`: a file or a database URL; `model`: the one to go on from, which knows what earlier rounds have used;
     `evaluation`: the frozen set, rows with `prompt`; `earlier`: demonstrations from before there was a store; `replay`:
-    how many earlier demonstrations for each new one; `weight`: the least weight of a comparison; `drop_overlap`: leave
-    out what the evaluation asks instead of refusing it."""
+    how many earlier demonstrations for each new one; `weight`: the least weight of a comparison; `trusted`: the least
+    weight of who wrote a demonstration (who has ranked nothing is trusted); `drop_overlap`: leave out what the
+    evaluation asks instead of refusing it."""
 
     store: str
     model: Path
@@ -36,6 +37,7 @@ class GatherConfig(Config):
     earlier: Path | None = None
     replay: float = 1.0
     weight: float = 0.0
+    trusted: float = 0.3
     drop_overlap: bool = False
     seed: int = 0
 
@@ -47,9 +49,10 @@ def gather(config: GatherConfig, out: Path, log: Log) -> dict[str, Any]:
     from fledge.feedback.exporting import Filter, export
     from fledge.feedback.weights import weights
 
-    used = used_up_to(config.model)
+    used, trust = used_up_to(config.model), weights(store)
     said = store.judgements()
-    shown = export(store, "messages")
+    written = export(store, "messages")
+    shown = [row for row in written if trust.get(row["labeller"], 1.0) >= config.trusted]
     compared = [row for row in export(store, "rankings", Filter(weight=config.weight)) if len(set(row["ranks"])) > 1]
     asked = export(store, "chats") or [{"prompt": row["prompt"]} for row in compared]
     earlier = read_jsonl(config.earlier) if config.earlier else []
@@ -61,6 +64,7 @@ def gather(config: GatherConfig, out: Path, log: Log) -> dict[str, Any]:
     counts = {
         "demonstrations": len(fresh),
         "replayed": len(replayed),
+        "not_trusted": len(written) - sum(trust.get(row["labeller"], 1.0) >= config.trusted for row in written),
         "comparisons": sum(row["judgement"] > used for row in compared),
         "all_comparisons": len(compared),
         "of_weight": sum(row["weight"] > 0 for row in compared),
@@ -68,7 +72,7 @@ def gather(config: GatherConfig, out: Path, log: Log) -> dict[str, Any]:
     }
     if not fresh and not counts["comparisons"]:
         raise FledgeError(f"{config.store} has nothing new since the last round", "go on when people have said more")
-    people = agreement([each for each in said if each.kind == "ranking"], weights(store))
+    people = agreement([each for each in said if each.kind == "ranking"], trust)
     write_jsonl(out / "demonstrations.jsonl", [*fresh, *replayed])
     write_jsonl(out / "comparisons.jsonl", compared)
     write_jsonl(out / "prompts.jsonl", asked)

@@ -3,7 +3,7 @@
 The policy starts as the SFT model, the critic as the reward model; both are trained. A KL penalty per token holds the
 policy near the SFT model, whose log-probs are the reference; with `documents` the gradient of pretraining text is mixed
 in (PPO-ptx). Rollouts use the engine on the very weights that are trained. The reward is the model's score minus its
-mean on demonstrations.
+mean on demonstrations, or a weighed sum of several models' (helpful and harmless: `stages/judging.py`).
 """
 
 from functools import partial
@@ -22,11 +22,11 @@ from fledge.core.nouns import Message
 from fledge.data.columns import checked, convert, prompt_of
 from fledge.data.readers import read
 from fledge.data.stream import Stream
-from fledge.evaluate.scoring import score_sequences
 from fledge.generate.engine import Completion, Engine, Request
 from fledge.generate.sampling import Sampling
 from fledge.objectives.policy import ppo as ppo_loss
 from fledge.stages.examples import document_examples, read_documents
+from fledge.stages.judging import Judges
 from fledge.stages.preflight import (
     check_finite,
     check_length,
@@ -45,12 +45,14 @@ from fledge.train.rollouts import Iteration, RolloutConfig, Rollouts
 
 
 class PpoConfig(TrainConfig):
-    """`iterations` of rollouts; `ptx_tokens` of pretraining text per optimizer step, if there are `documents`, mixed by
-    `weights` as in pretraining. What is written is the mean of the policies that answered in the last `average` of the
-    iterations; at 0 it is the last policy."""
+    """`reward` is a reward model, or several by name, weighed by `reward_weights` (1 where none is given); the critic
+    starts as the heaviest. `iterations` of rollouts; `ptx_tokens` of pretraining text per optimizer step, if there are
+    `documents`, mixed by `weights` as in pretraining. What is written is the mean of the policies that answered in the
+    last `average` of the iterations; at 0 it is the last policy."""
 
     policy: Path
-    reward: Path
+    reward: Path | dict[str, Path]
+    reward_weights: dict[str, float] = {}
     prompts: Path
     documents: Path | None = None
     weights: dict[str, float] = {}
@@ -83,12 +85,12 @@ def ppo(config: PpoConfig, out: Path, log: Log) -> dict[str, Any]:
     prompts = read_prompts(config.prompts, tokenizer, log)
     check_vocabulary(prompts, shape, "prompts")
     prompts = check_prompts(prompts, config.max_new_tokens, config.length, config.drop_long, log)
-    check_memory(shape, device, config.tokens_per_microbatch, config.length, copies=8, log=log)
+    copies = 7 + (len(config.reward) if isinstance(config.reward, dict) else 1)
+    check_memory(shape, device, config.tokens_per_microbatch, config.length, copies=copies, log=log)
     policy, reference = (load_model(config.policy, device=device) for _ in range(2))
-    critic, scorer = (load_model(config.reward, device=device) for _ in range(2))
-    for model, path in ((policy, config.policy), (scorer, config.reward)):
-        check_finite(model, str(path))
-    reward_mean = float(read_config(config.reward)[1].get("reward_mean", 0.0))
+    judges = Judges(config.reward, config.reward_weights, config.length, device, log)
+    critic = load_model(judges.heaviest, device=device)
+    check_finite(policy, str(config.policy))
     model = ActorCritic(policy, critic, averaged=config.average > 0)
 
     engine = Engine(policy, tokenizer, max_batch=config.batch, dtype=pick_dtype(config.dtype, device))
@@ -107,7 +109,7 @@ def ppo(config: PpoConfig, out: Path, log: Log) -> dict[str, Any]:
 
     def score(sequences: list[list[int]]) -> torch.Tensor:
         with session.autocast():
-            return score_sequences(scorer, sequences, config.length) - reward_mean
+            return judges(sequences)
 
     rollouts = Rollouts(
         model, reference, prompts, sample, score, config.rollouts,
@@ -130,7 +132,7 @@ def ppo(config: PpoConfig, out: Path, log: Log) -> dict[str, Any]:
         if found is None or found.index == told:
             continue
         told = found.index
-        log.metrics(step.number + 1, iteration=found.index, **found.numbers)
+        log.metrics(step.number + 1, iteration=found.index, **found.numbers, **judges.numbers())
         session.watched = {key: found.numbers[key] for key in ("reward", "kl", "length")}
         if found.index % config.sample_every == 0 or found.index + 1 == config.iterations:
             show_samples(found, tokenizer, config.samples, out, log)

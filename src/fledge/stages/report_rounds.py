@@ -47,10 +47,17 @@ def row(each: dict[str, Any], shown: list[tuple[str, str]]) -> dict[str, Any]:
 
 
 def charts(rounds: list[dict[str, Any]]) -> list[Picture]:
-    """Preference to the first model, the figures, and people's weights, round by round."""
-    last = {"x_range": (0, max(len(rounds) - 1, 1)), "whole": True, "y_range": (0.0, 1.0)}
+    """Preference to the first model, what is said, and people's weights, round by round."""
+    options: dict[str, Any] = {"x_range": (0, max(len(rounds) - 1, 1)), "whole": True, "y_range": (0.0, 1.0)}
+    return [
+        picture(caption, lines, "rounds", y, percent=y != "weight", **options) for caption, y, lines in curves(rounds)
+    ]
+
+
+def curves(rounds: list[dict[str, Any]]) -> list[tuple[str, str, list[Line]]]:
+    """Each chart's caption, what its y axis counts, and its lines."""
     better = [(0.0, 0.5), *((each["round"], each["against_start"]["value"]) for each in rounds[1:])]
-    lines = [
+    said = [
         Line(
             name,
             colour,
@@ -59,31 +66,16 @@ def charts(rounds: list[dict[str, Any]]) -> list[Picture]:
         )
         for key, name, colour in FIGURES
     ]
-    names = list(dict.fromkeys(person["person"] for each in rounds[1:] for person in each["people"]))
+    weights: dict[str, list[tuple[float, float]]] = {}
+    for each in rounds[1:]:
+        for person in each["people"]:
+            if person["weight"] is not None:
+                weights.setdefault(person["person"], []).append((each["round"], person["weight"]))
     trust = [
-        Line(
-            name,
-            COLOURS[i % len(COLOURS)],
-            [
-                (each["round"], person["weight"])
-                for each in rounds[1:]
-                for person in each["people"]
-                if person["person"] == name and person["weight"] is not None
-            ],
-            True,
-        )
-        for i, name in enumerate(names)
+        Line(name, COLOURS[i % len(COLOURS)], points, True) for i, (name, points) in enumerate(sorted(weights.items()))
     ]
-    first = [Line("preferred to the first model", "ppo", better, True)]
     return [
-        picture("Preferred to the model of the start", first, "rounds", "preferred", percent=True, **last),
-        picture(
-            "What it says, round by round",
-            [line for line in lines if line.points],
-            "rounds",
-            "answers",
-            percent=True,
-            **last,
-        ),
-        picture("The weight of each labeller", [line for line in trust if line.points], "rounds", "weight", **last),
+        ("Preferred to the model of the start", "preferred", [Line("the model that stands", "ppo", better, True)]),
+        ("What it says", "answers", [line for line in said if line.points]),
+        ("The weight of each labeller", "weight", trust),
     ]

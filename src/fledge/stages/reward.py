@@ -2,8 +2,9 @@
 
 A scalar head on the SFT model learns from all pairs of a prompt's ranked answers at once, each ranking by the weight
 that it has. Held-out accuracy, by kind of pair, and calibration tell whether the reward is any good before
-reinforcement learning spends time on it. The mean score of demonstrations is written to config.json as `reward_mean`;
-rewards are scores minus that mean.
+reinforcement learning spends time on it. The mean score of demonstrations is written to config.json as `reward_mean`,
+their standard deviation as `reward_std`; rewards are scores minus that mean, and where several models judge together,
+divided by that deviation.
 """
 
 from collections.abc import Sequence
@@ -91,10 +92,10 @@ def reward(config: RewardConfig, out: Path, log: Log) -> dict[str, Any]:
         measured["calibration"] = preference_calibration(np.array(differences), np.array([g for g, *_ in found]))
         measured["by_pair"] = by_pair(found, [comparisons[i] for i in test], config.comparisons, log)
         log.say(f"held-out accuracy [bold]{measured['accuracy']['value']:.1%}[/] over {len(differences):,} pairs")
-    mean = demonstration_mean(model, tokenizer, config, session, log)
-    write_json(out / "reward.json", measured | {"reward_mean": mean})
-    save_model(model, out, tokenizer=tokenizer, extra={"reward_mean": mean})
-    return {"comparisons": len(train), "heldout": len(test), "reward_mean": mean, **measured, **session.summary()}
+    scale = demonstration_scale(model, tokenizer, config, session, log)
+    write_json(out / "reward.json", measured | scale)
+    save_model(model, out, tokenizer=tokenizer, extra=scale)
+    return {"comparisons": len(train), "heldout": len(test), **scale, **measured, **session.summary()}
 
 
 def read_comparisons(path: Path, log: Log) -> list[Comparison]:
@@ -191,15 +192,17 @@ def by_pair(
     return table
 
 
-def demonstration_mean(
+def demonstration_scale(
     model: nn.Module, tokenizer: Tokenizer, config: RewardConfig, session: Session, log: Log
-) -> float:
-    """The mean raw score of demonstrations (at most 1,000): what rewards are measured from."""
+) -> dict[str, float]:
+    """`reward_mean` and `reward_std` of the raw scores of demonstrations (at most 1,000): what rewards are measured
+    from, and by. Without demonstrations the mean is 0 and the spread unknown."""
     if config.demonstrations is None:
-        return 0.0
+        return {"reward_mean": 0.0}
     conversations = [c for c in read_conversations(config.demonstrations, log) if c.messages[-1].role == "assistant"]
     chosen = conversations[:: max(1, len(conversations) // 1000)]
     ids = [answer_ids(tokenizer, c.messages[:-1], c.messages[-1].content) for c in chosen]
     fit = [row for row in ids if len(row) <= config.length]
     with session.autocast():
-        return float(score_sequences(model, fit, config.length).mean())
+        found = score_sequences(model, fit, config.length)
+    return {"reward_mean": float(found.mean()), "reward_std": float(found.std(correction=0))}
