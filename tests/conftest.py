@@ -1,9 +1,12 @@
 """A tiny world that many tests live in: text, conversations, rankings, a tokenizer and random models, in one folder."""
 
 import json
+import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -13,8 +16,27 @@ from fledge.model.config import ModelConfig
 from fledge.model.heads import LanguageModel, ScalarModel
 from fledge.text.tokenizer import Tokenizer
 
+hypothesis.settings.register_profile("fledge", deadline=None)  # no test depends on how busy a machine is
+hypothesis.settings.load_profile("fledge")
+
 ANIMALS = ("zebra", "lion", "otter", "heron", "tapir", "gecko", "llama", "moose", "raven", "panda")
 PLACES = ("New York Zoo", "the river", "a warm stone", "the old harbour", "my garden", "the far north")
+
+
+def offline(log: Path) -> tuple[list[str], dict[str, str]]:
+    """What stands before a command, and its environment, so that it has no network and every attempt is in `log`."""
+    log.touch()
+    places = os.pathsep.join([str(Path(__file__).parent / "offline"), os.environ.get("PYTHONPATH", "")]).strip(
+        os.pathsep
+    )
+    environment = os.environ | {"OFFLINE_LOG": str(log), "PYTHONPATH": places}
+    try:
+        alone = ["unshare", "--net"] if os.geteuid() == 0 else ["unshare", "--net", "--map-current-user"]
+        if subprocess.run([*alone, "true"], capture_output=True).returncode == 0:
+            return alone, environment | {"OFFLINE_NAMESPACE": "1"}
+    except OSError:
+        pass
+    return [], environment
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:

@@ -1,10 +1,10 @@
 """The whole path in about a minute: `fledge raise pydoc --scale smoke`, and what other tools make of what it wrote."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import fledge
+from conftest import offline
 
 MODELS = ("base", "sft", "ppo", "ppo_without_ptx", "base_large")
 FIGURES = (
@@ -19,8 +20,10 @@ FIGURES = (
 )  # fmt: skip
 
 
-FLEDGE = [sys.executable, "-m", "fledge"]
-ENVIRONMENT = os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "120"}
+ATTEMPTS = Path(tempfile.mkstemp(prefix="fledge-network-")[1])
+ALONE, WATCHED = offline(ATTEMPTS)
+FLEDGE = [*ALONE, sys.executable, "-m", "fledge"]
+ENVIRONMENT = WATCHED | {"COLUMNS": "120"}
 
 
 def raise_(out: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -108,3 +111,8 @@ def test_a_second_call_does_nothing_and_a_plan_says_so(run: Path) -> None:
     assert again.returncode == 0
     assert {path: path.stat().st_mtime_ns for path in run.rglob("artifact.json")} == before
     assert "to do" not in raise_(run, "--dry-run").stderr
+
+
+def test_no_step_asked_for_a_network(run: Path) -> None:
+    """The whole recipe ran without one; tests/test_network.py shows that an attempt would have been seen."""
+    assert ATTEMPTS.read_text() == ""

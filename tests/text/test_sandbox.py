@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 from fledge.core.errors import FledgeError
 from fledge.core.nouns import Message
 from fledge.text import renderer, sandbox
-from fledge.text.template import one_line, render_text
+from fledge.text.template import render_text
 from fledge.text.tokenizer import Tokenizer
 
 HI = [Message("user", "hi {{ 7 * 7 }} señor 🙂"), Message("assistant", " hello\n"), Message("user", "and?")]
@@ -135,7 +135,3 @@ def test_a_forked_process_gets_a_sandbox_of_its_own(learnt: Tokenizer) -> None:
             os._exit(0 if same else 1)
     assert all(render_text(tokenizer, HI) == expected for _ in range(20))
     assert os.waitpid(child, 0)[1] == 0
-
-
-def test_what_a_template_says_is_one_short_line() -> None:
-    assert one_line("a\n\x1b[2J b" + "c" * 9999) == "a ?[2J b" + "c" * 292

@@ -233,10 +233,10 @@ def test_gpt2_encodes_as_the_reference_ids_say(tmp_path: Path) -> None:
     [
         ({}, "has no tokenizer.json"),
         ({"tokenizer.model": "x"}, "only tokenizer.model"),
-        ({"tokenizer.json": '{"model": '}, "not readable JSON"),
+        ({"tokenizer.json": '{"model": '}, "not valid JSON"),
         ({"tokenizer.json": "[]"}, "does not hold a JSON object"),
         ({"tokenizer.json": '{"model": {"type": "BPE"}}'}, "usable tokenizer"),
-        ({"tokenizer.json": "\udcff"}, "not readable JSON"),
+        ({"tokenizer.json": "\udcff"}, "not valid JSON"),
     ],
 )
 def test_missing_or_broken_files_are_named(tmp_path: Path, files: dict[str, str], message: str) -> None:

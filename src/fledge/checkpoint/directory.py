@@ -5,6 +5,7 @@ safetensors only; every file's sha256 is in checksums.json and is verified on lo
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from fledge.checkpoint.families import Family, family_for, family_of, follows_the_weights, to_ours, to_theirs
 from fledge.checkpoint.pooling import read_pooling, write_pooling
 from fledge.core.config import make_config
+from fledge.core.device import free_memory
 from fledge.core.errors import FledgeError
 from fledge.core.files import checksum, disk_errors, read_json, write_json
 from fledge.model.config import Head, ModelConfig
@@ -24,7 +26,7 @@ from fledge.model.positions import rotary_frequencies
 from fledge.text.tokenizer import Tokenizer
 
 CHECKSUMS = "checksums.json"
-LARGEST, LARGEST_TABLE, LAYERS = 2**40, 2**32, 10_000  # weights, rotary table; a config with more is damaged
+LARGEST, PARTS, WIDEST = 2**40, 2**17, 2**16  # weights; experts of all layers; a head; a config with more is damaged
 FILES = (
     "config.json",
     "generation_config.json",
@@ -104,6 +106,7 @@ def load_model(
     is missing, damaged, unknown or does not fit together.
     """
     config, values = read_config(directory)
+    check_fits(config, dtype, directory)
     verify(directory)
     theirs = read_weights(directory)
     family = family_of(values["model_type"])
@@ -175,7 +178,8 @@ def read_config(directory: Path) -> tuple[ModelConfig, dict[str, Any]]:
     config = make_config(ModelConfig, axes, where=str(path))
     if config.heads % config.kv_heads:
         raise FledgeError(f"{path}: {config.heads} heads cannot share {config.kv_heads}", "copy the file again")
-    if config.parameters() > LARGEST or config.layers > LAYERS or config.context * config.head_size > LARGEST_TABLE:
+    stacked = max(1, config.experts) * (config.layers + config.encoding_layers)
+    if config.parameters() > LARGEST or stacked > PARTS or config.head_size > WIDEST or config.context > LARGEST:
         raise FledgeError(
             f"{path} describes an impossible model: {config.layers:,} layers of width {config.width:,}, "
             f"context {config.context:,}",
@@ -218,6 +222,19 @@ def check_rope(config: ModelConfig, path: Path) -> None:
         finite = False
     if not finite:
         raise FledgeError(f"{path}: the rotary frequencies are not finite", "correct rope_theta and rope_scaling")
+
+
+def check_fits(config: ModelConfig, dtype: torch.dtype, directory: Path) -> None:
+    """Refuses, before anything is allocated, a model that does not fit into this machine's memory."""
+    turned = {"rotary": 3 * config.rotary_size // 2, "sinusoidal": 2 * config.width}.get(config.positions, 0)
+    needed = config.parameters() * dtype.itemsize + 4 * config.context * turned
+    free = free_memory(torch.device("cpu"))
+    if needed > free:
+        raise FledgeError(
+            f"{directory} needs {needed / 2**30:,.1f} GiB of memory, {free / 2**30:,.1f} GiB are free: "
+            f"{config.parameters():,} weights, a context of {config.context:,}",
+            "use a smaller model, or lower max_position_embeddings in its config.json",
+        )
 
 
 def verify(directory: Path) -> None:
@@ -265,4 +282,4 @@ def read_weights(directory: Path) -> dict[str, Tensor]:
 
 def is_shard(name: object) -> bool:
     """Whether an index names a safetensors file beside itself, and nothing elsewhere."""
-    return isinstance(name, str) and Path(name).name == name and name.endswith(".safetensors")
+    return isinstance(name, str) and re.fullmatch(r"[\w.-]+\.safetensors", name) is not None

@@ -39,9 +39,16 @@ def load_lstm(directory: Path, *, device: torch.device | str = "cpu", dtype: tor
     """The LSTM in `directory`; raises FledgeError for what is missing, damaged or does not fit together."""
     values = read_json(directory / "config.json")
     axes = {key: values[key] for key in LstmConfig.model_fields if key in values}
-    model = LstmModel(make_config(LstmConfig, axes, where=str(directory / "config.json")))
+    config = make_config(LstmConfig, axes, where=str(directory / "config.json"))
     verify(directory)
     theirs = read_weights(directory)
+    held = sum(tensor.numel() for tensor in theirs.values())
+    if config.parameters() > held or config.layers > len(theirs):  # before anything of that size is allocated
+        raise FledgeError(
+            f"{directory}: config.json speaks of {config.parameters():,} weights, the file holds {held:,}",
+            "its config.json and its weights do not belong together",
+        )
+    model = LstmModel(config)
     wanted = {name: tensor.shape for name, tensor in model.state_dict().items()}
     wrong = sorted(set(theirs) ^ set(wanted)) or [name for name in wanted if theirs[name].shape != wanted[name]]
     if wrong:

@@ -47,7 +47,7 @@ def load_state(
     for path in reversed(saved(directory)):
         try:
             state = read_state(path)
-        except (FledgeError, OSError, safetensors.SafetensorError, UnicodeDecodeError) as error:
+        except (FledgeError, OSError, safetensors.SafetensorError) as error:
             say(f"{path} is damaged ({str(error).splitlines()[0]}): passing over to the state before it")
             continue
         if accept(state):
@@ -67,13 +67,18 @@ def read_state(path: Path) -> dict[str, Any]:
     for name in (TENSORS, TREE):
         if not isinstance(expected, dict) or checksum(path / name) != expected.get(name):
             raise FledgeError(f"{name} does not match its checksum", "delete this state")
-    state: dict[str, Any] = unpack(read_json(path / TREE), load_file(path / TENSORS))
+    try:
+        state = unpack(read_json(path / TREE), load_file(path / TENSORS))
+    except (ValueError, TypeError, LookupError, RecursionError) as error:
+        raise FledgeError(f"{path / TREE} is not what was saved: {error}", "delete this state") from None
+    if not isinstance(state, dict):
+        raise FledgeError(f"{path / TREE} holds no state", "delete this state")
     return state
 
 
 def saved(directory: Path) -> list[Path]:
     """The states in `directory`, oldest first."""
-    return sorted(path for path in directory.glob("step-*") if path.is_dir())
+    return sorted(path for path in directory.glob("step-*") if path.is_dir() and path.name[5:].isdecimal())
 
 
 def pack(value: Any, tensors: dict[str, Tensor]) -> Any:

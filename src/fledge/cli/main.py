@@ -28,6 +28,10 @@ from fledge.core.errors import FledgeError, Stopped
 from fledge.stages import STAGES
 
 console = Console(stderr=True, highlight=False)
+# What libraries would report to their makers: switched off, unless the user has switched it on.
+TELEMETRY = {
+    "DO_NOT_TRACK": "1", "DAFT_ANALYTICS_ENABLED": "0", "SCARF_NO_ANALYTICS": "true", "HF_HUB_DISABLE_TELEMETRY": "1",
+}  # fmt: skip
 INTERRUPTED = 130  # the exit code of what a Ctrl-C ended
 OUT_OF_MEMORY = re.compile("not enough memory|out of memory|(can't|cannot) allocate memory", re.IGNORECASE)
 
@@ -181,7 +185,8 @@ def run() -> None:
     """The entry point: turns failures into one clear line and an exit code."""
     debug = "--debug" in sys.argv[1:]
     # Before torch is loaded: threads that spin while they wait lose a factor of ten when another job shares the cores.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for name, value in {"OMP_WAIT_POLICY": "PASSIVE", **TELEMETRY}.items():
+        os.environ.setdefault(name, value)
     try:
         code = app([text for text in sys.argv[1:] if text != "--debug"], standalone_mode=False) or 0
         if code == INTERRUPTED:  # what newer versions of typer make of Ctrl-C

@@ -12,13 +12,15 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from fledge.core.errors import FledgeError
+from fledge.core.errors import FledgeError, one_line
+
+LARGEST, MOST = 1 << 18, 1 << 18  # bytes of a YAML file; values in it
 
 
 class Config(BaseModel):
     """A frozen config that refuses unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 C = TypeVar("C", bound=Config)
@@ -39,18 +41,46 @@ def load_config(cls: type[C], path: Path | None = None, overrides: Sequence[str]
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping a YAML file holds."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if path.stat().st_size > LARGEST:
+            raise FledgeError(f"config file {path} is larger than {LARGEST >> 10} KiB", "give a YAML file of settings")
+        values = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FledgeError(f"config file {path} does not exist", "check the path") from None
     except (OSError, UnicodeDecodeError) as error:
         raise FledgeError(f"config file {path} cannot be read: {error}", "give a readable UTF-8 YAML file") from None
-    except yaml.YAMLError as error:
+    except ValueError as error:
         raise FledgeError(f"{path} is not valid YAML: {' '.join(str(error).split())}", "mend that line") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
         raise FledgeError(f"{path} must hold 'key: value' lines, not a {type(values).__name__}", "see --show-config")
     return values
+
+
+def parse_yaml(text: str) -> Any:
+    """The value of a YAML text; raises ValueError if it has none, or one that its aliases blow up or make endless."""
+    try:
+        if "*" in text:
+            expanded(yaml.compose(text, Loader=yaml.SafeLoader), {})
+        return yaml.safe_load(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except (yaml.YAMLError, ValueError, ArithmeticError, AttributeError, LookupError, TypeError) as error:
+        raise ValueError(str(error)) from None  # PyYAML's own for a 32nd of January, an empty integer and the like
+
+
+def expanded(node: yaml.Node | None, known: dict[int, int]) -> int:
+    """How many values there are once every alias is written out; raises ValueError for too many, or without an end."""
+    if not isinstance(node, yaml.CollectionNode):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = MOST  # as long as it is being counted: it may hold itself
+        pairs = isinstance(node, yaml.MappingNode)
+        parts = [part for pair in node.value for part in pair] if pairs else node.value
+        known[id(node)] = 1 + sum(expanded(part, known) for part in parts)
+    if known[id(node)] >= MOST:
+        raise ValueError("its aliases make it endless")
+    return known[id(node)]
 
 
 def set_path(values: dict[str, Any], override: str) -> None:
@@ -68,8 +98,8 @@ def set_path(values: dict[str, Any], override: str) -> None:
             raise FledgeError(f"'{key}': '{parent}' is a value, not a group of settings", "check the key")
         values = values[parent]
     try:
-        values[last] = yaml.safe_load(text)
-    except yaml.YAMLError:
+        values[last] = parse_yaml(text)
+    except ValueError:
         values[last] = text
 
 
@@ -90,7 +120,12 @@ def make_config(cls: type[C], values: Mapping[str, Any], where: str) -> C:
         raise FledgeError(f"'{key}' is missing in {where}", f"give it: {key}=…")
     if not key:
         raise FledgeError(f"{where}: {first['msg'].removeprefix('Value error, ')}", "correct these values")
-    raise FledgeError(f"'{key}' in {where}: {first['msg']} (got {first['input']!r})", "correct the value")
+    raise FledgeError(f"'{key}' in {where}: {first['msg']} (got {shown(first['input'])})", "correct the value")
+
+
+def shown(value: Any) -> str:
+    """A value as a message quotes it."""
+    return one_line(repr(value), 200)
 
 
 def suggestion(given: str, known: Iterable[str], what: str) -> str:

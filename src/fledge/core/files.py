@@ -15,6 +15,8 @@ from typing import Any
 
 from fledge.core.errors import FledgeError
 
+LARGEST = 1 << 28  # bytes of a JSON file that is read whole
+HEAVIEST = 1 << 32  # bytes that its values may take
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR)
@@ -117,13 +119,31 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Reads one JSON document; a missing or broken file is a FledgeError."""
+    """Reads one JSON document; a missing, broken or enormous file is a FledgeError."""
     try:
-        return json.loads(read_text(path))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        if path.stat().st_size > LARGEST:
+            raise ValueError(f"it is larger than {LARGEST >> 20} MiB")
+        return parse_json(read_text(path).encode())
+    except OSError:
+        read_text(path)  # which says why
+        raise
+    except (ValueError, RecursionError) as error:
         raise FledgeError(
             f"{path} is not valid JSON: {error}", "it was cut short or edited: delete it and run again"
         ) from None
+
+
+def parse_json(data: bytes) -> Any:
+    """The value of a JSON text. Raises ValueError (RecursionError, if it is nested too deeply), also for a text whose
+    values would take more memory than HEAVIEST: a document of empty objects takes thirty times its size."""
+    if weight(data) > HEAVIEST:
+        raise ValueError(f"its values would take more than {HEAVIEST >> 30} GiB of memory")
+    return json.loads(data)
+
+
+def weight(data: bytes) -> int:
+    """A bound on the bytes that the values of a JSON text take: what every value costs, and its characters."""
+    return 100 * sum(data.count(mark) for mark in (b",", b":", b"[", b"{")) + 4 * len(data)
 
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
@@ -143,10 +163,8 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise FledgeError(
-                f"{path}, line {number}: not valid JSON ({error.msg})", "mend or remove that line"
-            ) from None
+        except (ValueError, RecursionError) as error:
+            raise FledgeError(f"{path}, line {number}: not valid JSON ({error})", "mend or remove that line") from None
         if not isinstance(row, dict):
             raise FledgeError(f"{path}, line {number}: not an object with named columns", "mend or remove that line")
         rows.append(row)

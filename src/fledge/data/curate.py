@@ -206,7 +206,7 @@ def kinds(documents: Sequence[Document]) -> dict[str, dict[str, int]]:
 
 def quiet_daft() -> Any:
     """Daft, with its usage reports and progress bars switched off before it is imported."""
-    os.environ.setdefault("DAFT_ANALYTICS_ENABLED", "0")
+    os.environ.setdefault("DAFT_ANALYTICS_ENABLED", "0")  # also where fledge is a library
     os.environ.setdefault("DAFT_PROGRESS_BAR", "0")
     import daft
 

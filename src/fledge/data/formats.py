@@ -14,6 +14,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet
 
+from fledge.core.files import parse_json
 from fledge.data.lines import LINE_LIMIT, LONG_LINE, NOT_UTF8, Unusable, as_utf8, lines, sections, whole
 
 Row = dict[str, Any]
@@ -92,7 +93,7 @@ def json_document(file: io.BufferedReader) -> Rows:
 def parse(data: bytes) -> Any:
     """The value of a JSON text; raises Unusable with the reason if it has none that can be written again."""
     try:
-        value = json.loads(data)
+        value = parse_json(data)
         if b"\\u" in data:
             json.dumps(value, ensure_ascii=False).encode()
         return value
@@ -158,15 +159,19 @@ def arrow(file: io.BufferedReader) -> Rows:
     """An Arrow IPC file, or stream as Hugging Face `datasets` writes it."""
 
     def batches() -> Iterator[pa.RecordBatch]:
-        source = seekable(file)
+        source = mapped(file)
         try:
             whole_file = pa.ipc.open_file(source)
         except pa.ArrowInvalid:
             source.seek(0)
-            yield from pa.ipc.open_stream(source)
+            for batch in pa.ipc.open_stream(source):
+                batch.validate(full=True)  # its offsets are the file's own: nothing else keeps them inside it
+                yield batch
             return
         for index in range(whole_file.num_record_batches):
-            yield whole_file.get_batch(index)
+            batch = whole_file.get_batch(index)
+            batch.validate(full=True)
+            yield batch
 
     yield from columnar(batches, "Arrow")
 
@@ -180,7 +185,7 @@ def columnar(batches: Callable[[], Iterator[pa.RecordBatch]], name: str) -> Rows
                 for row in batch_rows(batch.slice(start, BATCH)):
                     number += 1
                     yield str(number), row
-    except (pa.ArrowException, OSError, ValueError):
+    except (pa.ArrowException, OSError, ValueError, MemoryError):
         raise Unusable(f"broken {name}") from None
 
 
@@ -192,6 +197,11 @@ def batch_rows(batch: pa.RecordBatch) -> list[Row | Unusable]:
         if batch.num_rows == 1:
             return [Unusable(NOT_UTF8)]
         return [row for index in range(batch.num_rows) for row in batch_rows(batch.slice(index, 1))]
+
+
+def mapped(file: io.BufferedReader) -> pa.NativeFile:
+    """The file's bytes (unpacked) without reading them: what it says about its own sizes is then never allocated."""
+    return pa.BufferReader(whole(file)) if isinstance(file.raw, gzip.GzipFile) else pa.memory_map(file.name)
 
 
 def seekable(file: io.BufferedReader) -> IO[bytes]:

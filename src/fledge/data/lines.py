@@ -70,7 +70,10 @@ def sections(file: IO[bytes], size: int) -> Iterator[bytes | None]:
 
 def whole(file: IO[bytes], limit: int = FILE_LIMIT) -> bytes:
     """All bytes of a file of at most `limit` bytes (unpacked)."""
-    data = file.read(limit + 1)
-    if len(data) > limit:
-        raise Unusable(f"larger than {limit >> 20} MiB, in a format that is read whole")
-    return data
+    chunks, size = [], 0
+    while chunk := file.read(1 << 22):  # asked for all at once, Python allocates the limit whatever the file's size
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > limit:
+            raise Unusable(f"larger than {limit >> 20} MiB, in a format that is read whole")
+    return b"".join(chunks)

@@ -70,7 +70,20 @@ def checked(recipe: dict[str, Any], where: str) -> dict[str, Any]:
         raise FledgeError(
             f"{where} has no 'steps', each with its settings", "write e.g. steps: {curate: {documents: my.jsonl}}"
         )
+    for name in steps:
+        if not isinstance(name, str) or Path(name).name != name or name.startswith("."):
+            raise FledgeError(f"'{name}' in {where} cannot be the name of a step", "a step's name is that of a folder")
+    if not isinstance(recipe.get("settings") or {}, dict):
+        raise FledgeError(f"'settings' in {where} are no 'name: value' lines", "write e.g. settings: {depth: 4}")
+    scales = recipe.get("scales") or {}
+    if not isinstance(scales, dict) or not all(are_texts(lines) for lines in scales.values()):
+        raise FledgeError(f"'scales' in {where} are no lists of overrides", "write e.g. scales: {small: [depth=2]}")
     return recipe
+
+
+def are_texts(lines: Any) -> bool:
+    """Whether this is a list of strings, or nothing."""
+    return lines is None or (isinstance(lines, list) and all(isinstance(line, str) for line in lines))
 
 
 def plan(recipe: dict[str, Any], run: Path, scale: str = "", overrides: Sequence[str] = ()) -> list[Step]:
@@ -88,8 +101,10 @@ def plan(recipe: dict[str, Any], run: Path, scale: str = "", overrides: Sequence
     planned: dict[str, Step] = {}
     for name, values in steps.items():
         stage = values.pop("stage", name)
-        if stage not in STAGES:
-            raise FledgeError(f"step '{name}' asks for an unknown stage '{stage}'", suggestion(stage, STAGES, "stages"))
+        if not isinstance(stage, str) or stage not in STAGES:
+            raise FledgeError(
+                f"step '{name}' asks for an unknown stage '{stage}'", suggestion(str(stage), STAGES, "stages")
+            )
         if values.pop("skip", False):
             continue
         places: dict[str, Any] = settings | {"run": run} | {s.name: s.directory for s in planned.values()}

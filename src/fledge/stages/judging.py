@@ -16,6 +16,7 @@ from fledge.core.config import suggestion
 from fledge.core.errors import FledgeError
 from fledge.core.log import Log
 from fledge.evaluate.scoring import score_sequences
+from fledge.stages.preflight import check_finite
 
 ALONE = "reward"
 
@@ -38,6 +39,7 @@ class Judges:
         self.models: dict[str, nn.Module] = {name: load_model(path, device=device) for name, path in paths.items()}
         self.means, self.spreads = dict[str, float](), dict[str, float]()
         for name, path in paths.items():
+            check_finite(self.models[name], str(path))
             recorded = read_config(path)[1]
             self.means[name] = float(recorded.get("reward_mean", 0.0))
             self.spreads[name] = float(recorded.get("reward_std", 0.0) or 1.0) if len(paths) > 1 else 1.0

@@ -90,8 +90,7 @@ def ppo(config: PpoConfig, out: Path, log: Log) -> dict[str, Any]:
     policy, reference = (load_model(config.policy, device=device) for _ in range(2))
     judges = Judges(config.reward, config.reward_weights, config.length, device, log)
     critic = load_model(judges.heaviest, device=device)
-    for model, path in ((policy, config.policy), *((judges.models[n], judges.paths[n]) for n in judges.paths)):
-        check_finite(model, str(path))
+    check_finite(policy, str(config.policy))
     model = ActorCritic(policy, critic, averaged=config.average > 0)
 
     engine = Engine(policy, tokenizer, max_batch=config.batch, dtype=pick_dtype(config.dtype, device))

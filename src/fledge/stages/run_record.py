@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fledge.core.errors import FledgeError
 from fledge.core.files import read_json, read_jsonl
 from fledge.stages import STAGES
+
+KEYS = {"step": str, "stage": str, "seconds": int | float, "peak_memory": int, "config": dict, "environment": dict}
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,12 @@ def read_step(directory: Path) -> Step:
     """Reads one finished step."""
     artifact = read_json(directory / "artifact.json")
     summary, metrics = directory / "summary.json", directory / "metrics.jsonl"
+    said = artifact if isinstance(artifact, dict) else {}
+    missing = [key for key, kind in KEYS.items() if not isinstance(said.get(key), kind)]
+    if missing:
+        raise FledgeError(
+            f"{directory / 'artifact.json'} has no usable '{missing[0]}'", "the file is damaged: run the step again"
+        )
     return Step(
         name=artifact["step"],
         stage=artifact["stage"],

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from fledge.core.errors import FledgeError
+from fledge.core.errors import FledgeError, one_line
 from fledge.core.nouns import Message
 from fledge.text import sandbox
 from fledge.text.renderer import CLOSE, OPEN, rendered
@@ -21,6 +21,7 @@ from fledge.text.tokenizer import Tokenizer, named, own_template
 # A noncharacter of Unicode, like OPEN and CLOSE: it never comes out of the rendering; in a message it is escaped.
 ESCAPE = "\ufdd0"
 ESCAPES = {ESCAPE: ESCAPE + "0", OPEN: ESCAPE + "1", CLOSE: ESCAPE + "2"}
+SAID = 300  # characters quoted of what a template says
 BREAK = ESCAPE + "3"  # put inside what spells a special token
 
 
@@ -76,20 +77,14 @@ def marked(tokenizer: Tokenizer, messages: Sequence[Message], add_generation_pro
         return text
     if "syntax" in answer:
         raise FledgeError(
-            f"the chat template is not valid Jinja: {one_line(answer['syntax'])}",
+            f"the chat template is not valid Jinja: {one_line(answer['syntax'], SAID)}",
             "mend chat_template.jinja beside tokenizer.json",
         )
     roles = ", ".join(message.role for message in messages[:20]) or "none"
     raise FledgeError(
-        f"the chat template refuses this conversation (turns: {roles}): {one_line(answer.get('refused', ''))}",
+        f"the chat template refuses this conversation (turns: {roles}): {one_line(answer.get('refused', ''), SAID)}",
         "change the conversation, or the chat_template.jinja beside tokenizer.json",
     )
-
-
-def one_line(said: str, most: int = 300) -> str:
-    """What a template said, as something that can be printed: one short line without control characters."""
-    line = " ".join(str(said)[: 4 * most].split())
-    return "".join(character if character.isprintable() else "?" for character in line)[:most]
 
 
 def escape(tokenizer: Tokenizer, content: str) -> str:

@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache, cached_property
 from importlib import resources
 from pathlib import Path
@@ -19,8 +20,9 @@ from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
 from fledge.core.errors import FledgeError
-from fledge.core.files import write_json, write_text_atomic
+from fledge.core.files import read_json, write_json, write_text_atomic
 from fledge.text.bytepair import BytePair, build, byte_alphabet
+from fledge.text.growth import check_growth
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>")
 # What the denoising objectives write into a text besides its tokens: BERT's marks, T5's sentinels, UL2's modes.
@@ -43,13 +45,17 @@ class Tokenizer:
         self.spec = spec
         self.config = config
         self.chat_template = chat_template
+        check_growth(spec)
         self.backend = Backend.from_str(json.dumps(spec))
+        self.backend.no_padding()
+        self.backend.no_truncation()
         plain = {key: value for key, value in spec.items() if key not in ("truncation", "padding", "post_processor")}
         self.plain = Backend.from_str(json.dumps(plain))
         self.plain.encode_special_tokens = True
         self.vocabulary: dict[str, int] = self.backend.get_vocab(with_added_tokens=True)
         self.vocab_size = max(self.vocabulary.values()) + 1
-        self.special = {token["content"]: token["id"] for token in spec["added_tokens"] if token["special"]}
+        added = [token for token in spec["added_tokens"] if token["special"] and token["content"]]
+        self.special = {token["content"]: token["id"] for token in added}
         end = named(config.get("eos_token")) or first_known(ENDS_OF_TURN, self.vocabulary)
         if end is None or end not in self.vocabulary:
             raise FledgeError(
@@ -129,7 +135,9 @@ class Tokenizer:
             return cls(spec, config, configured_template(config) if template is None else template)
         except FledgeError:
             raise
-        except Exception as error:  # `tokenizers` raises bare Exception for anything it cannot parse
+        except BaseException as error:  # `tokenizers` raises bare Exception for anything it cannot parse, or panics
+            if not isinstance(error, Exception) and not is_panic(error):
+                raise
             raise FledgeError(
                 f"{directory} does not hold a usable tokenizer: {' '.join(str(error).split())}",
                 "the file was cut short or edited: copy or make it again",
@@ -157,7 +165,8 @@ class Tokenizer:
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The ids of many texts, each [T] int32, on all cores; equal to `encode` of each."""
         if self.fast is None:
-            return [as_array(encoding.ids) for encoding in self.plain.encode_batch(cleaned(texts))]
+            with panics():
+                return [as_array(encoding.ids) for encoding in self.plain.encode_batch(cleaned(texts))]
         if sum(map(len, texts)) < CHUNK:
             return [self.array(text) for text in texts]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -171,7 +180,8 @@ class Tokenizer:
                 return self.fast.encode(text)
             except ValueError:  # the regex ran out of stack on a very long run of blanks
                 pass
-        return as_array(self.plain.encode(clean(text), add_special_tokens=False).ids)
+        with panics():
+            return as_array(self.plain.encode(clean(text), add_special_tokens=False).ids)
 
     def encode_special(self, text: str) -> list[int]:
         """The ids of a text in which special tokens are parsed: for templates and tests, never for users' text."""
@@ -180,7 +190,8 @@ class Tokenizer:
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """The text of ids; bytes that are not UTF-8 (a token cut in the middle of a character) become U+FFFD."""
         if not self.byte_level:
-            return self.backend.decode([int(token) for token in ids], skip_special_tokens=skip_special)
+            with panics():
+                return self.backend.decode([int(token) for token in ids], skip_special_tokens=skip_special)
         hidden = set(self.special.values()) if skip_special else set()
         return b"".join(self.token_bytes(int(i)) for i in ids if i not in hidden).decode("utf-8", "replace")
 
@@ -216,6 +227,24 @@ def sentencepiece_bytes(token: str, alphabet: dict[str, int]) -> bytes:
     if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
         return bytes([int(token[3:5], 16)])
     return token.replace("▁", " ").encode()
+
+
+def is_panic(error: BaseException) -> bool:
+    """Whether a library in Rust gave up: that is no Exception in Python."""
+    return type(error).__name__ == "PanicException"
+
+
+@contextmanager
+def panics() -> Iterator[None]:
+    """Makes a FledgeError of what `tokenizers` cannot do, such as match a regex that it gives up on."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
+        raise FledgeError(
+            f"the tokenizer cannot deal with this text: {error}", "its tokenizer.json is damaged, or not honest"
+        ) from None
 
 
 def as_array(ids: list[int]) -> np.ndarray:
@@ -288,11 +317,9 @@ def configured_template(config: dict[str, Any]) -> str:
 def read_object(path: Path) -> dict[str, Any]:
     """The JSON object a file holds."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise FledgeError(
-            f"{path} is not readable JSON: {error}", "the file was cut short or edited: copy or make it again"
-        ) from None
+        value = read_json(path)
+    except FledgeError as error:
+        raise FledgeError(error.message, "the file was cut short or edited: copy or make it again") from None
     if not isinstance(value, dict):
         raise FledgeError(f"{path} does not hold a JSON object", "copy or make it again")
     return value
