@@ -50,7 +50,7 @@ def test_curl(url: str) -> None:
 
 @pytest.fixture(scope="module")
 def modules(pytestconfig: pytest.Config) -> Path:
-    """A folder with the npm package `openai` installed, kept in pytest's cache; or the one FLEDGE_NODE_MODULES names."""
+    """A folder with the npm package `openai`, kept in pytest's cache; or the one that FLEDGE_NODE_MODULES names."""
     if not shutil.which("node"):
         pytest.skip("node is not installed")
     if given := os.environ.get("FLEDGE_NODE_MODULES"):
