@@ -3,9 +3,9 @@
 Streams of one prompt length and one answer length, greedy, started at once: tokens a second over all of them, and the
 seconds to the first token. Prefixes are not shared here. The last tables say what a token costs on its way through
 HTTP, and what 8 bits cost in perplexity on real text (the topics of Python's own help, through a model you name).
-llama.cpp is left out: it reads none of these shapes without a conversion.
+llama.cpp takes part where `gguf` and `llama-cpp-python` are installed (see `llamacpp.py`).
 
-  python benchmarks/bench_serve.py [--quick] [--model DIRECTORY] [--text FILE]
+  python benchmarks/bench_serve.py [--quick] [--model DIRECTORY] [--text FILE] [--only throughput|overhead|perplexity]
 """
 
 import argparse
@@ -28,6 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 import fledge
+import llamacpp
 from bench_decode import SMOL, same_in_transformers
 from fledge.checkpoint.directory import save_model
 from fledge.generate.live import LiveEngine
@@ -95,6 +96,12 @@ def throughput(config: ModelConfig, streams: list[int], size: int, new: int, rou
     for name, copy in copies.items():
         engine = LiveEngine(copy, max_batch=max(streams), shared_bytes=0)
         contenders[f"fledge {name}"] = lambda asked, engine=engine: live(engine, asked, new)
+    if llamacpp.found:
+        for kind in ("F16", "Q8_0"):
+            with TemporaryDirectory() as made:
+                path = llamacpp.write_gguf(model, Path(made) / f"{kind}.gguf", kind)
+                runner = llamacpp.LlamaCpp(path, max(streams), size + new)
+            contenders[f"llama.cpp {kind}"] = lambda asked, runner=runner: runner.measured(asked, new)
     table = Table(box=MARKDOWN, title=f"{config.parameters() / 1e6:.0f} M parameters, {size} + {new} tokens")
     table.add_column("")
     for count in streams:
@@ -135,6 +142,8 @@ def overhead(directory: Path, new: int) -> Table:
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
+    while not server.started:
+        time.sleep(0.01)
     body = {
         "model": "model", "messages": [{"role": "user", "content": "What is this?"}], "temperature": 0, "stream": True,
         "max_tokens": new, "logit_bias": {str(token): value for token, value in bias.items()},
@@ -198,23 +207,25 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="tiny sizes: does it run at all")
     parser.add_argument("--model", type=Path, default=None, help="a trained model, for perplexity and overhead")
     parser.add_argument("--text", type=Path, default=None, help="real text, for perplexity")
+    parts = ("throughput", "overhead", "perplexity")
+    parser.add_argument("--only", choices=parts, default="", help="one of the parts")
     given = parser.parse_args()
     console = Console()
     warn_if_busy()
     small = ModelConfig.sized(4, 4096, 512)
-    if given.quick:
-        console.print(throughput(small, [1, 8], 16, 8, 1))
-    else:
-        console.print(throughput(SMOL, [1, 8, 32], 128, 64, 3))
-        console.print(throughput(small, [1, 8, 32], 128, 64, 3))
+    if given.only in ("", "throughput"):
+        for config in (small,) if given.quick else (SMOL, small):
+            quick = ([1, 8], 16, 8, 1)
+            console.print(throughput(config, *(quick if given.quick else ([1, 8, 32], 128, 64, 3))))
     with TemporaryDirectory() as made:
         directory = given.model
         if directory is None:
             tokenizer = Tokenizer.train(topics.topics.values(), 2048)
             directory = Path(made)
             save_model(LanguageModel(ModelConfig.sized(2, tokenizer.vocab_size, 1024)), directory, tokenizer=tokenizer)
-        console.print(overhead(directory, 100 if given.quick else 400))
-        if given.model:
+        if given.only in ("", "overhead"):
+            console.print(overhead(directory, 100 if given.quick else 400))
+        if given.model and given.only in ("", "perplexity"):
             text = given.text.read_text(encoding="utf-8") if given.text else "\n\n".join(topics.topics.values())
             console.print(perplexity(given.model, text, 5_000 if given.quick else 100_000))
 

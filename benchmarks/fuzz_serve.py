@@ -11,5 +11,5 @@ if __name__ == "__main__":
     url, examples = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "300"
     run = "from schemathesis.cli import schemathesis; schemathesis()"
     options = ["--checks", "not_a_server_error", "--phases", "coverage,fuzzing", "--max-examples", examples]
-    only = ["--include-path-regex", "^/(v1|tokenize|detokenize|health)"]
+    only = ["--wait-for-schema", "30", "--include-path-regex", "^/(v1|tokenize|detokenize|health)"]
     sys.exit(subprocess.call([sys.executable, "-c", run, "run", f"{url}/openapi.json", *options, *only]))

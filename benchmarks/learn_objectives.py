@@ -2,9 +2,9 @@
 
     python benchmarks/learn_objectives.py --data FOLDER [--objective mlm …] [--tokens N] [--out runs/objectives]
 
-FOLDER holds `text/tinystories_sample.jsonl` and `translation/multi30k_{train,val}.{en,de}.gz`. One small
-model of each shape, one vocabulary, the same number of tokens. What is done already is kept, so it can be run piece by
-piece; the table and the picture are of all that is there.
+FOLDER holds `text/tinystories_sample.jsonl` and `translation/multi30k_{train,val}.{en,de}.gz`. One small model of each
+shape, one vocabulary, the same number of tokens (--depth and --vocabulary choose others). What is done already is kept,
+so it can be run piece by piece; the table and the picture are of all that is there.
 """
 
 import argparse
@@ -37,7 +37,7 @@ DEPTH, LENGTH, VOCABULARY, HELDOUT, STEP = 2, 64, 1024, 48, 1024
 RATES = {"decoder": 6e-3, "encoder": 2e-3, "encoder_decoder": 6e-3}  # post-norm encoders stay at unigrams at 6e-3
 
 
-def prepare(data: Path, out: Path) -> None:
+def prepare(data: Path, out: Path, vocabulary: int) -> None:
     """Stories, some of them held out, translations, and one vocabulary for all."""
     out.mkdir(parents=True, exist_ok=True)
     write_texts(read(data / "text" / "tinystories_sample.jsonl").rows, out)
@@ -47,7 +47,7 @@ def prepare(data: Path, out: Path) -> None:
                 (out / f"{part}.{language}").write_text(file.read())
     texts = [json.loads(line)["text"] for line in (out / "documents.jsonl").read_text().splitlines()]
     texts += [(out / f"train.{language}").read_text() for language in ("en", "de")]
-    Tokenizer.train(texts, VOCABULARY, special_tokens=SPECIAL + DENOISING).save(out / "tokenizer")
+    Tokenizer.train(texts, vocabulary, special_tokens=SPECIAL + DENOISING).save(out / "tokenizer")
 
 
 def write_texts(rows: list[dict[str, Any]], out: Path, every: int = 20) -> None:
@@ -57,11 +57,11 @@ def write_texts(rows: list[dict[str, Any]], out: Path, every: int = 20) -> None:
         (out / f"{name}.jsonl").write_text("".join(json.dumps(text) + "\n" for text in texts))
 
 
-def config_of(name: str, out: Path, tokens: int) -> PretrainConfig:
+def config_of(name: str, out: Path, tokens: int, depth: int) -> PretrainConfig:
     """The settings of one objective."""
     values: dict[str, Any] = {
         "documents": out / "documents.jsonl", "heldout": out / "heldout.jsonl", "tokenizer": out / "tokenizer",
-        "objective": name, "depth": DEPTH, "context": LENGTH, "length": LENGTH, "tokens": tokens,
+        "objective": name, "depth": depth, "context": LENGTH, "length": LENGTH, "tokens": tokens,
         "tokens_per_step": STEP, "tokens_per_microbatch": STEP, "evaluate_documents": HELDOUT, "compile": "never",
         "evaluate_every": max(1, tokens // STEP // 5), "optimizer": {"learning_rate": RATES[OBJECTIVES[name].shape]},
     }  # fmt: skip
@@ -79,7 +79,7 @@ def untrained(name: str, config: PretrainConfig) -> dict[str, float]:
     _, held = read_texts(plan, config.heldout, config.heldout_translations, tokenizer, quiet, config.evaluate_documents)
     torch.manual_seed(config.seed)
     common = plan.common
-    shape = ModelConfig.sized(DEPTH, tokenizer.vocab_size, LENGTH, common.shape, head=common.head)
+    shape = ModelConfig.sized(config.depth, tokenizer.vocab_size, LENGTH, common.shape, head=common.head)
     rows = pack(texts_of(held), LENGTH, split=True) if plan.plain else plan.heldout_rows(held)
     return measure_objective(plan.model(shape), rows, common.loss, 32)
 
@@ -97,9 +97,9 @@ def bytes_per_token(config: PretrainConfig) -> float:
     return sum(len(t.encode()) for t in texts) / sum(len(ids) + 1 for ids in tokenizer.encode_batch(texts))
 
 
-def learn(name: str, out: Path, tokens: int) -> None:
+def learn(name: str, out: Path, tokens: int, depth: int) -> None:
     """Trains one objective, unless that was done, and writes its curve beside it."""
-    record, config = out / f"{name}.json", config_of(name, out, tokens)
+    record, config = out / f"{name}.json", config_of(name, out, tokens, depth)
     if record.exists():
         return
     before = untrained(name, config)
@@ -182,13 +182,15 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--objective", nargs="*", default=list(OBJECTIVES))
     parser.add_argument("--tokens", type=int, default=300_000)
+    parser.add_argument("--depth", type=int, default=DEPTH)
+    parser.add_argument("--vocabulary", type=int, default=VOCABULARY)
     parser.add_argument("--out", type=Path, default=Path("runs/objectives"))
     parser.add_argument("--picture", type=Path, default=None)
     given = parser.parse_args()
     if not (given.out / "tokenizer").exists():
-        prepare(given.data, given.out)
+        prepare(given.data, given.out, given.vocabulary)
     for name in given.objective:
-        learn(name, given.out, given.tokens)
+        learn(name, given.out, given.tokens, given.depth)
     records = {name: given.out / f"{name}.json" for name in OBJECTIVES}
     found = {name: json.loads(record.read_text()) for name, record in records.items() if record.exists()}
     Console().print(table(found))

@@ -12,7 +12,7 @@ from fledge.feedback.importing import add_chats, add_rows, import_rows
 from fledge.feedback.people import TEST, admit, consent, known_about, standing
 from fledge.feedback.privacy import masked
 from fledge.feedback.store import Store
-from fledge.feedback.team import drift, team
+from fledge.feedback.team import fallen, team
 
 RIGHT = {"Good": 0, "Fair": 1, "Bad": 2}
 
@@ -138,32 +138,33 @@ def test_overlap_is_a_share_of_the_tasks(store: Store) -> None:
 
 
 def test_a_team_at_a_glance(store: Store) -> None:
-    add_rows(store, [{key: row[key] for key in ("prompt", "completions")} for row in items(24)], 2)
-    for person in ("ann", "bob"):
+    add_rows(store, [{key: row[key] for key in ("prompt", "completions")} for row in items(24)], 4)
+    for person in ("ann", "bob", "cid", "dan"):
         for number in range(24):
             given = queue.next_task(store, person)
             assert given
-            rank(store, person, given, honest=person == "ann" or number < 12)
+            rank(store, person, given, honest=person != "bob" or number < 12)
     queue.add_task(store, "demonstrate", [{"role": "user", "content": "Write."}])
     written = queue.next_task(store, "ann", ["demonstrate"])
     assert written
     content = {"answer": "one two five", "suggestion": "one two three four", "suggested_by": "tiny"}
     queue.submit(store, "ann", written.task, "demonstration", content)
     found = team(store)
-    assert found["progress"]["rank"] == {"tasks": 24, "wanted": 48, "there": 48}
+    assert found["progress"]["rank"] == {"tasks": 24, "wanted": 96, "there": 96}
     assert found["suggestions"] == {"demonstrations": 1, "suggested": 1, "kept": 0.5}
-    assert sum(day["ranking"] for day in found["days"]) == 48
+    assert sum(day["ranking"] for day in found["days"]) == 96
     rows = {row["person"]: row for row in found["people"]}
     assert [share for _, share in rows["bob"]["drift"]] == [1.0] * 4 + [0.0] * 4
-    assert rows["bob"]["falling"]
+    assert [share for _, share in rows["ann"]["drift"]] == [1.0] * 8
+    assert [name for name, row in rows.items() if row["falling"]] == ["bob"]  # not those whom he left
     assert store.judgements(["demonstration"])[0].content["suggested_by"] == "tiny"
 
 
 def test_drift_needs_more_than_noise() -> None:
-    assert drift([1.0, 0.0] * 12) == ([[3.0 * i, pytest.approx(share)] for i, share in enumerate(
-        [2 / 3, 1 / 3] * 4, 1)], False)  # fmt: skip
-    assert drift([]) == ([], False)
-    assert drift([1.0, 1.0]) == ([[2.0, 1.0]], False)
+    assert fallen([1.0, 0.0] * 12) is False
+    assert fallen([1.0] * 6 + [0.9] * 6) is True
+    assert fallen([0.9] * 6 + [1.0] * 6) is False
+    assert fallen([1.0, 0.0]) is None
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """`fledge feedback`: what people said, out of the store and into it; tasks for labellers; how far they agree."""
 
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 import typer
 from rich.console import Console
@@ -59,17 +59,33 @@ def queue(
     file: Annotated[Path | None, typer.Argument(help="Rows with prompt, or prompt and completions.")] = None,
     chats: Annotated[bool, typer.Option("--chats", help="Prompts of rated chats, to be answered.")] = False,
     wanted: Annotated[int, typer.Option(min=1, help="How many people judge each.")] = 1,
+    overlap: Annotated[float, typer.Option(min=0, max=1, help="The share of tasks that --wanted people get.")] = 1.0,
+    screening: Annotated[bool, typer.Option("--screening", help="Rows have the right ranks: a test.")] = False,
+    choose: Annotated[
+        list[Path] | None, typer.Option(help="A reward model: what it is least sure of comes first. May be repeated.")
+    ] = None,
+    answers: Annotated[int, typer.Option(min=2, max=9, help="With --choose: answers of each row.")] = 9,
+    most: Annotated[int, typer.Option(min=0, help="With --choose: rows of the file, 0 for all.")] = 0,
     store: Where = STORE,
 ) -> None:
-    """Give labellers something to do."""
-    if file is None and not chats:
+    """Give labellers something to do; --choose alone orders the tasks that wait."""
+    if file is None and not chats and not choose:
         raise FledgeError("nothing to add", "give a file, or --chats")
     kept = open_store(store)
     from fledge.data.readers import read
     from fledge.feedback.importing import add_chats, add_rows
 
-    added = (add_rows(kept, read(file).rows, wanted) if file else 0) + (add_chats(kept) if chats else 0)
-    console.print(f"{added:,} tasks added: [bold]fledge serve …[/], then the page Label")
+    rows: Any = read(file).rows if file else []
+    scorers: list[Any] = []
+    if choose:
+        from fledge.feedback import choice
+        from fledge.generate.assistant import load
+
+        scorers = [load(path).score for path in choose]
+        rows = choice.choose(rows, scorers, answers, most) if file else []
+    added = add_rows(kept, rows, wanted, overlap=overlap, screening=screening) + (add_chats(kept) if chats else 0)
+    ordered = f", {choice.reorder(kept, scorers):,} in the order of doubt" if choose else ""
+    console.print(f"{added:,} tasks added{ordered}: [bold]fledge serve …[/], then the page Label")
 
 
 @app.command()

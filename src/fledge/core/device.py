@@ -97,11 +97,16 @@ def resident_peak() -> int:
 def release_memory() -> None:
     """Gives freed memory back to the system: collected garbage, compiled code of models that are gone, the heap."""
     torch.compiler.reset()
+    release_heap()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def release_heap() -> None:
+    """Gives back garbage and what the heap holds unused."""
     gc.collect()
     with suppress(OSError, AttributeError):  # malloc_trim is glibc's
         ctypes.CDLL(None).malloc_trim(0)
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def reset_peak_memory() -> None:

@@ -1,8 +1,9 @@
 """What an admin sees of a team: how far the work is, day by day; who may judge; each one's pace and drift.
 
 Drift is a labeller's agreement with the others over time: their rankings in the order they were given, in blocks of
-equal size, each with the share of pairs that the others judged alike. It falls if a person grows tired or changes
-their mind about the guideline; if all the others change together, it falls for the one who did not.
+equal size, each with the share of pairs that the median other judged alike. It is called drift if it falls clearly
+beside most of the others one by one: a colleague who drifts pulls down one line only. Between two people alone it
+cannot be told who moved.
 """
 
 from collections import Counter, defaultdict
@@ -85,28 +86,29 @@ def person_row(
     """One person: how much of what, how fast over time, and their drift."""
     counts = Counter(each.kind for each in mine)
     times = [each.seconds for each in mine if each.seconds > 0]
-    shares = [share for each in mine if each.kind == "ranking" for share in shares_of(each, units)]
-    line, falling = drift(shares)
+    beside = [shares for each in mine if each.kind == "ranking" and (shares := shares_of(each, units))]
+    others = {other for shares in beside for other in shares}
+    falls = [fallen([shares[other] for shares in beside if other in shares]) for other in others]
+    tellable = [fell for fell in falls if fell is not None]
     return {
         "person": name,
         "role": role,
         **{kind: counts[kind] for kind in KINDS},
         "seconds": median(times) if times else None,
         "pace": [[end, median(block)] for end, block in blocks(times)],
-        "drift": line,
-        "falling": falling,
+        "drift": [[end, fmean(block)] for end, block in blocks([median(shares.values()) for shares in beside])],
+        "falling": sum(tellable) * 2 > len(tellable),
     }
 
 
-def shares_of(ranking: Said, units: dict[tuple[int, int], dict[str, int]]) -> list[float]:
-    """One number for a ranking that others judged as well: the mean agreement over its pairs; none otherwise."""
-    found = [
-        agreed(verdict, other)
-        for pair, verdict in pairs_of(ranking).items()
-        for person, other in units[pair].items()
-        if person != ranking.person
-    ]
-    return [fmean(found)] if found else []
+def shares_of(ranking: Said, units: dict[tuple[int, int], dict[str, int]]) -> dict[str, float]:
+    """How far each other person who judged the same pairs agrees with a ranking."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for pair, verdict in pairs_of(ranking).items():
+        for person, other in units[pair].items():
+            if person != ranking.person:
+                found[person].append(agreed(verdict, other))
+    return {person: fmean(values) for person, values in found.items()}
 
 
 def blocks(values: Sequence[float]) -> list[tuple[int, Sequence[float]]]:
@@ -117,12 +119,11 @@ def blocks(values: Sequence[float]) -> list[tuple[int, Sequence[float]]]:
     return [(end, values[start:end]) for start, end in pairwise(cuts) if end > start]
 
 
-def drift(shares: Sequence[float]) -> tuple[list[list[float]], bool]:
-    """Points (rankings so far, agreement in the block), and whether the later half lies clearly below the earlier."""
-    line = [[float(end), fmean(block)] for end, block in blocks(shares)]
+def fallen(shares: Sequence[float]) -> bool | None:
+    """Whether the later half lies clearly below the earlier one; None where there is too little to tell."""
     half = len(shares) // 2
     if half < 2 * LEAST:
-        return line, False
+        return None
     early, late = shares[:half], shares[half:]
     error = sqrt(pvariance(early) / len(early) + pvariance(late) / len(late))
-    return line, fmean(early) - fmean(late) > max(CLEAR * error, 1e-9)
+    return fmean(early) - fmean(late) > max(CLEAR * error, 1e-9)

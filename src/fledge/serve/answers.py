@@ -8,7 +8,7 @@ from fledge.core.nouns import Message
 from fledge.generate.request import Request, Scored
 from fledge.serve.errors import APIError
 from fledge.serve.generation import requests_of
-from fledge.serve.schemas import ChatMessage, ChatRequest, NamedTool, ResponseFormat
+from fledge.serve.schemas import TEXTS, ChatMessage, ChatRequest, NamedTool, ResponseFormat
 from fledge.serve.shelf import Served
 from fledge.serve.tools import CallReader, Delta, answered, described, forced, spelt
 from fledge.serve.worker import Stream
@@ -134,7 +134,7 @@ def text_of(turn: ChatMessage, place: int) -> str:
     if isinstance(turn.content, str):
         return turn.content
     for part in turn.content:
-        if part.type not in ("text", "input_text", "output_text") or part.text is None:
+        if part.type not in TEXTS or part.text is None:
             raise APIError(400, f"this server reads text only, not '{part.type}'", param=f"messages.{place}.content")
     return "".join(part.text or "" for part in turn.content)
 

@@ -43,7 +43,7 @@ def web_routers(config: ServeConfig) -> list[tuple[str, APIRouter]]:
         ("user", feedback_router(store)),
         ("user", inspect_router()),
         ("labeller", label_router(store)),
-        ("admin", team_router(store)),
+        ("admin", team_router(store, config.runs)),
     ]
 
 

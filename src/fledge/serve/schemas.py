@@ -3,10 +3,15 @@ are accepted and ignored, as they do with new ones."""
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 Text = Annotated[str, Field(max_length=4 << 20)]
-Bias = dict[Annotated[str, Field(pattern=r"^\d{1,9}$")], Annotated[float, Field(ge=-100, le=100)]]
+Bias = Annotated[
+    dict[Annotated[str, Field(pattern=r"^\d{1,9}$")], Annotated[float, Field(ge=-100, le=100)]],
+    Field(json_schema_extra={"additionalProperties": False}),
+]
+TEXTS = ("text", "input_text", "output_text")
+SAYS: dict[str, Any] = {"required": ["content"], "properties": {"content": {"type": ["string", "array"]}}}
 
 
 class Body(BaseModel):
@@ -42,10 +47,12 @@ class Drawing(Body):
 
 
 class Part(Body):
-    """A part of a message's content; only text can be read here."""
+    """A part of a message's content; only text can be read here, and what else there is gets an answer that says so."""
 
-    type: str
-    text: str | None = None
+    type: Annotated[str, Field(json_schema_extra={"enum": list(TEXTS)})]
+    text: Annotated[str | None, WithJsonSchema({"type": "string"})] = None
+
+    model_config = ConfigDict(json_schema_extra={"required": ["type", "text"]})
 
 
 class FunctionCall(Body):
@@ -64,7 +71,9 @@ class ToolCall(Body):
 
 
 class ChatMessage(Body):
-    """One turn."""
+    """One turn; only the assistant's may have no content."""
+
+    model_config = ConfigDict(json_schema_extra={"anyOf": [{"properties": {"role": {"const": "assistant"}}}, SAYS]})
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: Text | list[Part] | None = None

@@ -9,10 +9,13 @@ import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
+from fledge.core.device import release_heap
 from fledge.core.errors import FledgeError
 from fledge.generate.live import LiveEngine
 from fledge.generate.request import Request, Update
 from fledge.serve.errors import as_api_error
+
+REST = 2.0  # seconds without anything to do
 
 
 class Stream:
@@ -77,7 +80,7 @@ class Worker:
         self.commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self.streams: dict[LiveEngine, dict[int, tuple[Stream, int]]] = {}
         self.thread = threading.Thread(target=self._run, name="fledge-worker", daemon=True)
-        self.stopping = False
+        self.stopping = self.rested = False
 
     def start(self) -> None:
         """Begin to compute."""
@@ -142,14 +145,26 @@ class Worker:
     def _run(self) -> None:
         while not self.stopping:
             busy = [engine for engine in self.streams if engine.busy]
-            with contextlib.suppress(queue.Empty):
-                self.commands.get(block=not busy)()
-                while True:
-                    self.commands.get_nowait()()
+            self._obey(wait=not busy)
             for engine in busy:
                 self._step(engine)
             for engine in [engine for engine, streams in self.streams.items() if not streams and not engine.busy]:
                 del self.streams[engine]
+
+    def _obey(self, wait: bool) -> None:
+        """Do what was asked for. When nothing is for a while, memory that a burst of requests left goes back."""
+        try:
+            command = self.commands.get(wait, None if self.rested else REST)
+        except queue.Empty:
+            if wait:
+                release_heap()
+                self.rested = True
+            return
+        self.rested = False
+        with contextlib.suppress(queue.Empty):
+            while True:
+                command()
+                command = self.commands.get_nowait()
 
     def _step(self, engine: LiveEngine) -> None:
         streams = self.streams.get(engine, {})

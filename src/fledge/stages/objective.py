@@ -125,10 +125,10 @@ class Plan:
         ]
 
     def model(self, shape: ModelConfig) -> Headed | Detector:
-        """The model to train: of this shape, for detection with a generator of half its depth beside it."""
+        """The model to train: of this shape, for detection with a generator of half its depth (rounded up)."""
         if self.common.loss is not replaced_tokens:
             return build(shape)
-        depth = max(1, shape.layers // 2)
+        depth = (shape.layers + 1) // 2
         return Detector(build(ModelConfig.sized(depth, shape.vocab_size, shape.context, "encoder")), build(shape))
 
     def product(self, model: Headed | Detector) -> Headed:

@@ -27,7 +27,7 @@ class ActorCritic(nn.Module):
         self.average = AveragedModel(policy).requires_grad_(False) if averaged else None
 
     @property
-    def chosen(self) -> nn.Module:
+    def chosen(self) -> Any:
         """The policy to keep: the mean, once there is one."""
         return self.average.module if self.average is not None and self.average.n_averaged else self.policy
 

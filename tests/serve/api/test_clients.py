@@ -48,11 +48,27 @@ def test_curl(url: str) -> None:
     assert all(line.startswith("data: ") for line in lines[:-1])
 
 
-def test_the_openai_client_for_node(url: str, tmp_path: Path) -> None:
-    """Needs the npm package: set FLEDGE_NODE_MODULES to a folder with `npm install openai` done in it."""
-    modules = os.environ.get("FLEDGE_NODE_MODULES")
-    if not modules or not shutil.which("node"):
-        pytest.skip("node, or FLEDGE_NODE_MODULES with the openai package, is absent")
+@pytest.fixture(scope="module")
+def modules(pytestconfig: pytest.Config) -> Path:
+    """A folder with the npm package `openai`, kept in pytest's cache; or the one that FLEDGE_NODE_MODULES names."""
+    if not shutil.which("node"):
+        pytest.skip("node is not installed")
+    if given := os.environ.get("FLEDGE_NODE_MODULES"):
+        return Path(given)
+    assert pytestconfig.cache is not None
+    where = pytestconfig.cache.mkdir("node")
+    if not (where / "node_modules" / "openai" / "package.json").is_file():
+        if not (npm := shutil.which("npm")):
+            pytest.skip("npm is not installed, and FLEDGE_NODE_MODULES is not set")
+        command = [npm, "install", "--prefix", str(where), "--no-fund", "--no-audit", "--silent", "openai@6"]
+        try:
+            subprocess.run(command, check=True, capture_output=True, timeout=90, cwd=where)
+        except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
+            pytest.skip("npm cannot install openai here, and FLEDGE_NODE_MODULES is not set")
+    return where
+
+
+def test_the_openai_client_for_node(url: str, tmp_path: Path, modules: Path) -> None:
     script = tmp_path / "ask.mjs"
     script.write_text(f"""
 import {{ createRequire }} from "node:module";

@@ -24,6 +24,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 
 from fledge.serve.app import create_app
 from fledge.serve.config import ServeConfig
+from fledge.serve.keys import Keys
 from fledge.serve.pages import web_routers
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "stages"))
@@ -48,6 +49,16 @@ def serving(app: FastAPI) -> Iterator[str]:
     yield f"http://127.0.0.1:{port}"
     server.should_exit = True
     thread.join(10)
+
+
+@pytest.fixture
+def keyed(tiny: Path, tmp_path: Path) -> Iterator[tuple[str, Keys]]:
+    """A server with keys and a store of its own, in the test's folder: its address, and the keys."""
+    keys = Keys(tmp_path / "keys.json")
+    keys.add("root", "admin")
+    config = ServeConfig(**SMALL, runs=tmp_path, keys=tmp_path / "keys.json")
+    for address in serving(create_app([f"tiny={tiny / 'base'}"], config)):
+        yield address, keys
 
 
 @pytest.fixture(scope="session")

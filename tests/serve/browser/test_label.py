@@ -5,11 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 
 from fledge.feedback import queue
-from fledge.feedback.people import consent
+from fledge.feedback.importing import add_rows
+from fledge.feedback.people import consent, known_about, standing
 from fledge.feedback.store import Store
+from fledge.serve.keys import Keys
 from fledge.serve.pages_feedback import GUIDELINE, words_of
 
 ASKED = [{"role": "user", "content": "What does abs do? <script>window.hacked=1</script>"}]
@@ -234,3 +236,145 @@ def test_labelling_is_accessible_while_there_is_work(browser: Browser, real: str
         assert [(each["id"], [node["target"] for node in each["nodes"]]) for each in found] == [], mode
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), mode
     context.close()
+
+
+def test_consent_is_asked_first_and_can_be_withdrawn(page: Page, real: str, store: Store) -> None:
+    queue.add_task(store, "rank", ASKED, ANSWERS, wanted=2)
+    page.goto(f"{real}/label")
+    page.fill(".me input", "newcomer")
+    page.locator(".me input").press("Tab")
+    expect(page.locator(".consent")).to_contain_text("What is kept")
+    expect(page.locator("#keep")).to_be_hidden()
+    page.locator("#agree").press("Enter")
+    expect(page.locator(".answer")).to_have_count(4)
+    assert standing(store, "newcomer").agreed == GUIDELINE
+    page.click("#your-data summary")
+    page.click("#withdraw")
+    page.click("dialog >> text=Withdraw >> nth=-1")
+    expect(page.locator(".consent")).to_be_visible()
+    assert standing(store, "newcomer").agreed == ""
+    with page.expect_download() as taken:
+        page.get_by_role("button", name="Take it away").click()
+    assert taken.value.path().read_text().count('"consent"') == 2
+    page.click("#erase")
+    page.click("dialog >> text=Erase it")
+    expect(page.locator("dialog")).to_have_count(0)
+    expect(page.locator(".toast", has_text="erased")).to_be_visible()
+    assert known_about(store, "newcomer") == []
+
+
+def test_the_screening_test_comes_first_and_an_admin_lets_in(page: Page, real: str, store: Store) -> None:
+    add_rows(store, [{"prompt": "Test?", "completions": ["Alpha", "Beta"], "ranks": [0, 1]}], screening=True)
+    queue.add_task(store, "demonstrate", ASKED)
+    page.goto(f"{real}/label#demonstrate")
+    become(page, "ann")
+    expect(page.locator("#progress")).to_have_text("Screening test: 1 of 1")
+    answer(page, "Beta").focus()
+    page.keyboard.press("1")
+    page.keyboard.press("Control+Enter")
+    expect(page.locator("#task .empty")).to_contain_text("0 % of the pairs")
+    page.click("#mode-team")
+    page.click("text=Let in")
+    expect(page.locator(".badge", has_text="let in")).to_be_visible()
+    page.click("#mode-demonstrate")
+    expect(page.locator("#answer")).to_be_visible()
+
+
+def test_a_closed_tab_loses_no_work(page: Page, real: str, store: Store) -> None:
+    queue.add_task(store, "rank", ASKED, ANSWERS)
+    queue.add_task(store, "demonstrate", ASKED)
+    page.goto(f"{real}/label")
+    page.locator(".answer").nth(3).focus()
+    page.keyboard.press("1")
+    page.locator(".answer").nth(1).press("t")
+    page.locator(".answer").nth(2).get_by_label("harmful").check()
+    page.fill("#note", "half done")
+    before = (names(page), places(page))
+    page.goto(f"{real}/label#demonstrate")
+    page.reload()
+    page.fill("#answer", "Half an answ")
+    other = page.context.new_page()
+    page.close()
+    other.goto(f"{real}/label#demonstrate")
+    expect(other.locator("#answer")).to_have_value("Half an answ")
+    other.click("#mode-rank")
+    expect(other.locator(".answer")).to_have_count(4)
+    assert (names(other), places(other)) == before
+    expect(other.locator("#note")).to_have_value("half done")
+    expect(other.locator(".answer").nth(2).get_by_label("harmful")).to_be_checked()
+    other.click("#keep")
+    expect(other.locator(".empty")).to_be_visible()
+    other.click("#undo")  # what was taken back is there to be mended
+    expect(other.locator("#note")).to_have_value("half done")
+    assert names(other) == before[0]
+
+
+def test_a_task_said_in_two_tabs_counts_once(page: Page, real: str, store: Store) -> None:
+    queue.add_task(store, "demonstrate", ASKED)
+    page.goto(f"{real}/label#demonstrate")
+    other = page.context.new_page()
+    other.goto(f"{real}/label#demonstrate")
+    for tab, words in ((page, "first"), (other, "second")):
+        tab.fill("#answer", words)
+        tab.click("#keep")
+    expect(other.locator(".toast", has_text="replaces what you said before")).to_be_visible()
+    assert [said.content["answer"] for said in store.judgements(["demonstration"])] == ["second"]
+    assert len(store.judgements(latest=False)) == 2
+
+
+def test_ones_own_words_survive_a_suggestion_and_markup_is_text(page: Page, real: str, store: Store) -> None:
+    queue.add_task(store, "demonstrate", ASKED)
+    mine = "<img src=x onerror=window.hacked=1><script>window.hacked=1</script> [x](javascript:window.hacked=1)"
+    page.goto(f"{real}/label#demonstrate")
+    page.fill("#answer", mine)
+    page.click("#suggest")
+    expect(page.locator("#suggest")).to_have_text("Suggest another")
+    page.click("#mine-again")
+    expect(page.locator("#answer")).to_have_value(mine)
+    expect(page.locator(".preview")).to_contain_text("<script>")
+    page.click("#keep")
+    expect(page.locator(".empty")).to_be_visible()
+    assert store.judgements(["demonstration"])[0].content["answer"] == mine
+    page.click("#mode-team")
+    expect(page.locator(".people")).to_be_visible()
+    assert page.evaluate("window.hacked") is None
+
+
+def test_a_hundred_thousand_characters(page: Page, real: str, store: Store) -> None:
+    long = "word and again. " * 6250
+    queue.add_task(store, "rank", ASKED, [{"text": long}, {"text": "Short"}])
+    queue.add_task(store, "demonstrate", ASKED)
+    page.goto(f"{real}/label")
+    expect(page.locator(".answer")).to_have_count(2)
+    page.click("text=Show all 100,000 characters")
+    expect(page.locator(".cut")).to_have_count(0)
+    page.goto(f"{real}/label#demonstrate")
+    page.reload()
+    page.fill("#answer", long.strip() + "!")
+    expect(page.locator("#size")).to_have_text("100,000 of 200,000 characters")
+    page.click("#keep")
+    expect(page.locator(".empty")).to_be_visible()
+    assert len(store.judgements(["demonstration"])[0].content["answer"]) == 100_000
+
+
+def test_a_lapsed_key_is_asked_for_again_and_the_work_is_kept(
+    context: BrowserContext, keyed: tuple[str, Keys], tmp_path: Path
+) -> None:
+    address, keys = keyed
+    key = keys.add("ann", "labeller")
+    store = Store.open(tmp_path / "feedback.db")
+    consent(store, "ann", store.guideline(GUIDELINE, words_of("guideline.md")), True)
+    queue.add_task(store, "demonstrate", ASKED)
+    page = context.new_page()
+    page.goto(f"{address}/label#demonstrate")
+    page.fill("dialog input", key)
+    page.click("dialog >> text=Use this key")
+    page.fill("#answer", "What I wrote")
+    expect(page.locator("#mode-team")).to_be_hidden()  # a labeller sees no team
+    keys.remove("ann")
+    fresh = keys.add("ann", "labeller")
+    page.click("#keep")
+    page.fill("dialog input", fresh)
+    page.click("dialog >> text=Use this key")
+    expect(page.locator(".empty")).to_be_visible()
+    assert [said.content["answer"] for said in store.judgements()] == ["What I wrote"]

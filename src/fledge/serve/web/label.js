@@ -20,13 +20,13 @@ const kept = remembered("label", { me: "" });
 
 const modes = h("div.segments", { role: "group", "aria-label": "What to do" }, MODES.map(([name, label]) => h("button", { type: "button", id: `mode-${name}`, on: { click: () => (location.hash = name) } }, label)));
 const me = h("input", { type: "text", value: kept.me, maxlength: 100, autocomplete: "name", placeholder: "anyone" });
-const [place, status, bar] = [h("div", { id: "task" }), h("p.about", { id: "progress", role: "status" }), h("div.meter", { role: "presentation" }, h("i"))];
+const [place, status, bar] = [h("div", { id: "task" }), h("p.about", { id: "progress", role: "status" }), h("div.meter", { role: "presentation", hidden: true }, h("i"))];
 const failed = h("p.alert", { role: "alert", hidden: true });
 const keep = h("button.primary", { type: "button", id: "keep", hidden: true, on: { click: submit } }, "Keep and go on");
 const skip = h("button.button", { type: "button", id: "skip", hidden: true, on: { click: askWhy } }, "Skip…");
 const undo = h("button.button", { type: "button", id: "undo", on: { click: takeBack } }, "Undo the last");
-const actions = h("div.row.actions", {}, keep, skip, undo);
-const guideline = h("details.card.guideline", { open: matchMedia("(min-width: 62rem)").matches });
+const actions = h("div.row.actions", { hidden: true }, keep, skip, undo);
+const guideline = h("details.card.guideline", { hidden: true, open: matchMedia("(min-width: 62rem)").matches });
 
 const query = () => `me=${encodeURIComponent(me.value.trim())}`;
 
