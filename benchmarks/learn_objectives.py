@@ -2,9 +2,9 @@
 
     python benchmarks/learn_objectives.py --data FOLDER [--objective mlm …] [--tokens N] [--out runs/objectives]
 
-FOLDER holds `text/tinystories_sample.jsonl` and `translation/multi30k_{train,val}.{en,de}.gz`. One small
-model of each shape, one vocabulary, the same number of tokens (--depth and --vocabulary choose others). What is done already is kept, so it can be run piece by
-piece; the table and the picture are of all that is there.
+FOLDER holds `text/tinystories_sample.jsonl` and `translation/multi30k_{train,val}.{en,de}.gz`. One small model of each
+shape, one vocabulary, the same number of tokens (--depth and --vocabulary choose others). What is done already is kept,
+so it can be run piece by piece; the table and the picture are of all that is there.
 """
 
 import argparse

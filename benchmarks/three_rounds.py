@@ -59,15 +59,15 @@ Row = dict[str, Any]
 class Scale:
     """`names` are taught at the start and in each round; demonstrations and rankings are asked for each name."""
 
-    names: int = 32
-    forward: int = 10
+    names: int = 20
+    forward: int = 9
     reverse: int = 2
-    invented: int = 12  # names that do not exist, asked about in each round
-    declines: int = 24  # demonstrations of an honest decline in each round; two at the start
+    invented: int = 8  # names that do not exist, asked about in each round
+    declines: int = 12  # demonstrations of an honest decline in each round; two at the start
     evaluated: int = 40  # … in the evaluation
     rounds: int = 3
     wanted: int = 3  # people who rank each answer
-    pretraining: tuple[str, ...] = ("names=160", "collect.code_megabytes=2", "pretrain.tokens=600000")
+    pretraining: tuple[str, ...] = ("names=120", "collect.code_megabytes=2", "pretrain.tokens=600000")
     settings: tuple[str, ...] = (
         "sft.epochs=6", "sft.tokens_per_step=2048", "sft.tokens_per_microbatch=2048", "reward.epochs=8",
         "reward.prompts_per_step=8", "reward.tokens_per_step=2048", "reward.tokens_per_microbatch=2048",

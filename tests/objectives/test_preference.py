@@ -113,6 +113,26 @@ def test_direct_equals_loops_over_all_pairs(options: dict[str, object], formula:
     assert parts["margin"] == pytest.approx(0.3 * (expected["chosen"] - expected["rejected"]), rel=1e-5)
 
 
+def test_an_anchor_is_the_cross_entropy_of_the_best_answers() -> None:
+    """Answer 0 is the best of its prompt, 4 of the next; the single answer of the third has no pair and no anchor."""
+    torch.manual_seed(2)
+    hidden, weight = torch.randn(2, 9, 4, dtype=torch.float64), torch.randn(5, 4, dtype=torch.float64)
+    batch = {
+        "targets": torch.tensor(TARGETS), "answer": torch.tensor(ANSWER), "reference": torch.zeros(6),
+        "group": torch.tensor(GROUP), "rank": torch.tensor(RANK), "weight": torch.tensor([3.0, 3, 3, 1, 1, 9]),
+    }  # fmt: skip
+    output = SimpleNamespace(hidden=hidden, weight=weight)
+    logprobs = (hidden @ weight.T).log_softmax(-1)
+    first = -(logprobs[0, 1, 3] + logprobs[0, 2, 1]) / 2  # the tokens of answer 0
+    second = -logprobs[1, 7, 4]  # the token of answer 4
+    added = direct(output, batch, anchor=0.7).sum - direct(output, batch).sum
+    assert added.item() == pytest.approx(0.7 * (3 * first + second).item(), rel=1e-4)
+    tied = direct(output, batch | {"rank": torch.tensor([0, 0, 1, 1, 0, 0])}, anchor=0.7).sum
+    tied -= direct(output, batch | {"rank": torch.tensor([0, 0, 1, 1, 0, 0])}).sum
+    other = -(logprobs[0, 4, 4] + logprobs[0, 5, 2]) / 2  # the tokens of answer 1
+    assert tied.item() == pytest.approx(0.7 * (3 * (first + other) / 2 + second).item(), rel=1e-4)
+
+
 def test_ipo_is_content_at_its_margin_and_sigmoid_never() -> None:
     """At d = 1/2β the ipo loss and its gradient are 0; the sigmoid loss still pushes."""
     weight = torch.tensor([[0.0], [2.5], [-2.5]], dtype=torch.float64)

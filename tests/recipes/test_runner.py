@@ -238,6 +238,16 @@ def test_overrides_that_are_wrong(
     assert remedy in caught.value.remedy
 
 
+def test_an_override_changes_one_step_of_those_that_share_an_anchor(tmp_path: Path) -> None:
+    """And the recipe itself stays as it was: it can be planned again."""
+    recipe = read_recipe("pydoc")
+    given = yaml.safe_dump(recipe)
+    steps = {step.name: step.config for step in plan(recipe, tmp_path, overrides=["ppo.optimizer.learning_rate=0.5"])}
+    assert steps["ppo"].model_dump()["optimizer"]["learning_rate"] == 0.5
+    assert steps["ppo_without_ptx"].model_dump()["optimizer"]["learning_rate"] != 0.5
+    assert yaml.safe_dump(recipe) == given
+
+
 def test_an_unknown_recipe() -> None:
     with pytest.raises(FledgeError, match="there is no recipe 'pydco'") as caught:
         read_recipe("pydco")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from fledge.objectives.language import token_logprobs
+from fledge.objectives.language import IGNORED, token_logprobs
 from fledge.objectives.loss import Loss, Projectable, Valued
 
 
@@ -42,28 +42,35 @@ def direct(
     beta: float = 0.1,
     label_smoothing: float = 0.0,
     form: Literal["sigmoid", "ipo"] = "sigmoid",
+    anchor: float = 0.0,
 ) -> Loss:
     """Direct preference optimisation; the count is the number of prompts that have a pair, each by its weight.
 
     With d the difference of log π - log π_ref between a better and a worse answer, each summed over its tokens:
     sigmoid is -(1 - ε)·log σ(βd) - ε·log σ(-βd), where ε, the label smoothing, is how often a judgement is taken to be
-    wrong (cDPO); ipo is (d - 1/2β)² (arXiv:2310.12036, eq. 17), which does not drive d to infinity.
+    wrong (cDPO); ipo is (d - 1/2β)² (arXiv:2310.12036, eq. 17), which does not drive d to infinity. `anchor` adds as
+    much of the best answers' mean cross-entropy per token (arXiv:2404.19733, eq. 1): a difference alone may be had by
+    forgetting both answers.
 
     batch: targets [B,T], the answers' tokens, else -100; answer [B,T], which of the N answers a position belongs to;
     reference [N], log π_ref of each answer; group, rank and weight [N] as in `ranking`.
     Parts: accuracy and margin as in `ranking`, of β·(log π - log π_ref); chosen_shift and rejected_shift, log π - log
     π_ref in nats of the better and of the worse answer, over pairs.
     """
-    shift = answer_logprobs(output, batch) - batch["reference"]
+    logprobs = answer_logprobs(output, batch)
+    shift = logprobs - batch["reference"]
     pairs, weight = pairs_of(batch)
     difference = shift[:, None] - shift[None, :]
     if form == "ipo":
         loss = (difference - 1 / (2 * beta)).square()
     else:
         loss = -(1 - label_smoothing) * logsigmoid(beta * difference) - label_smoothing * logsigmoid(-beta * difference)
+    total = (weight * loss).sum()
+    if anchor:
+        total = total - anchor * (best_weight(batch, weight) * logprobs / answer_tokens(batch)).sum()
     moved = shift.detach()
     return Loss(
-        sum=(weight * loss).sum(),
+        sum=total,
         count=weight.sum(),
         parts={
             **orderly(beta * difference.detach(), pairs),
@@ -77,6 +84,19 @@ def answer_logprobs(output: Projectable, batch: dict[str, Tensor]) -> Tensor:
     """log π of each answer, summed over its tokens: [N]; batch: targets and answer [B,T], group [N]."""
     logprobs = token_logprobs(output, batch["targets"]).flatten().float()
     return logprobs.new_zeros(len(batch["group"])).index_add(0, batch["answer"].flatten(), logprobs)
+
+
+def answer_tokens(batch: dict[str, Tensor]) -> Tensor:
+    """How many tokens each answer has, at least 1: [N]."""
+    counted = (batch["targets"] != IGNORED).flatten().float()
+    return counted.new_zeros(len(batch["group"])).index_add(0, batch["answer"].flatten(), counted).clamp(min=1)
+
+
+def best_weight(batch: dict[str, Tensor], weight: Tensor) -> Tensor:
+    """What each prompt weighs, by its pairs' weights [N,N], shared among its best answers; 0 for all others: [N]."""
+    same = (batch["group"][:, None] == batch["group"][None, :]).float()
+    best = (same * (batch["rank"][None, :] < batch["rank"][:, None])).sum(1) == 0
+    return best * (same @ weight.sum(1)) / (same @ best.float())
 
 
 def pairs_of(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:

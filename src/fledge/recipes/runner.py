@@ -6,6 +6,7 @@ In a step's config `${name}` is a setting, or the directory of another step. Tha
 
 import re
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -92,7 +93,7 @@ def plan(recipe: dict[str, Any], run: Path, scale: str = "", overrides: Sequence
     An override is `setting=value` or `step.key=value`. Unknown names are FledgeErrors.
     """
     settings: dict[str, Any] = dict(recipe.get("settings") or {})
-    steps: dict[str, dict[str, Any]] = {name: dict(config or {}) for name, config in recipe["steps"].items()}
+    steps: dict[str, dict[str, Any]] = {name: deepcopy(config or {}) for name, config in recipe["steps"].items()}
     scales = recipe.get("scales") or {}
     if scale and scale not in scales:
         raise FledgeError(f"unknown scale '{scale}'", suggestion(scale, scales, "scales of this recipe"))

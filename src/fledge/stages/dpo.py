@@ -44,7 +44,8 @@ from fledge.train.optimizers import OptimizerConfig
 
 class DpoConfig(TrainConfig):
     """`model` is the SFT model, and the reference unless another is named; `heldout` the share of prompts kept for
-    measuring. `beta` holds the policy near the reference; `label_smoothing` is how often a judgement may be wrong."""
+    measuring. `beta` holds the policy near the reference; `label_smoothing` is how often a judgement may be wrong;
+    `anchor` weighs the best answers' own cross-entropy, so that they are not forgotten together with the others."""
 
     model: Path
     comparisons: Path
@@ -55,6 +56,7 @@ class DpoConfig(TrainConfig):
     beta: float = Field(0.1, gt=0)
     loss: Literal["sigmoid", "ipo"] = "sigmoid"
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)
+    anchor: float = Field(0.0, ge=0)
     drop_long: bool = False
     optimizer: OptimizerConfig = OptimizerConfig(name="adamw", learning_rate=4e-5, weight_decay=0.0)
     warmup: float = 0.1
@@ -95,7 +97,9 @@ def dpo(config: DpoConfig, out: Path, log: Log) -> dict[str, Any]:
         f"{config.loss} loss, beta {config.beta:g}"
     )
     session = Session(config, model, stream, steps, out, log, "dpo")
-    loss = partial(direct, beta=config.beta, label_smoothing=config.label_smoothing, form=config.loss)
+    loss = partial(
+        direct, beta=config.beta, label_smoothing=config.label_smoothing, form=config.loss, anchor=config.anchor
+    )
     for step in session.fit(loss):
         session.watched = {key: step.parts[key] for key in ("accuracy", "margin") if key in step.parts}
 

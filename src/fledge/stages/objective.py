@@ -125,7 +125,7 @@ class Plan:
         ]
 
     def model(self, shape: ModelConfig) -> Headed | Detector:
-        """The model to train: of this shape, for detection with a generator of half its depth (rounded up) beside it."""
+        """The model to train: of this shape, for detection with a generator of half its depth (rounded up)."""
         if self.common.loss is not replaced_tokens:
             return build(shape)
         depth = (shape.layers + 1) // 2
