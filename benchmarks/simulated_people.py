@@ -107,12 +107,16 @@ class Client:
             agreed.raise_for_status()
 
     def get(self, path: str, **parameters: Any) -> Any:
-        return checked(self.http.get(path, params=parameters)).json()
+        return self.patiently(lambda: self.http.get(path, params=parameters))
 
     def post(self, path: str, body: Any) -> Any:
+        return self.patiently(lambda: self.http.post(path, json=body))
+
+    def patiently(self, send: Callable[[], httpx.Response]) -> Any:
+        """What is answered, asked for again if the connection breaks or the server is busy."""
         for attempt in range(5):
             try:
-                return checked(self.http.post(path, json=body)).json()
+                return checked(send()).json()
             except (httpx.TransportError, httpx.HTTPStatusError) as error:
                 busy = isinstance(error, httpx.TransportError) or error.response.status_code in (429, 503)
                 if not busy or attempt == 4:

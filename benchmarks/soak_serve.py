@@ -2,7 +2,7 @@
 
 Starts a server of its own with a random model (or `--model`), learns what each of a set of prompts is answered
 greedily when nothing else runs, and then asks them in any order, 32 at a time, streamed and whole, leaving a fifth of
-the answers in the middle. Every answer that is read to its end must be the prompt's own. Half as many requests go
+the answers in the middle. Every answer that is read to its end must be the prompt's own. As many requests go
 before; from then on memory may not grow by more than 2 %, measured when the server has nothing to do and has given back
 what the load took. Prints it on the way, under load, too; exits with 1 if it grew or an answer was wrong.
 
@@ -90,7 +90,7 @@ async def soak(address: str, process: psutil.Process, requests: int) -> list[str
         print(f"{len(set(expected))} different answers to {len(bodies)} prompts")
         done = left = 0
         memory: list[int] = []
-        warm = requests // 2
+        warm = requests
 
         async def one(until: int) -> None:
             nonlocal done, left

@@ -164,6 +164,31 @@ def first_model(out: Path, pretrained: Path, questions: Sequence[Question], scal
     return out / "first" / "sft"
 
 
+def ask(user: Client, admin: Client, number: int, world: World, wanted: int) -> None:
+    """Users chat with the model and rate it; an admin makes tasks of what they asked."""
+    draw, tasks = random.Random(number), []
+    for i, question in enumerate(world.chats[number]):
+        prompt = [turn.as_dict() for turn in question.prompt]
+        answers = user.chat(prompt, MODEL, seed=1000 * number + i, count=2)
+        good = prefer(answers[0], phrasings.DECLINE, question.truth, question.kind) >= (
+            0.5 if question.truth is None else 1
+        )
+        rating = {"prompt": prompt, "answer": answers[0], "rating": 1 if good else -1, "model": MODEL}
+        user.post("/app/feedback/ratings", rating)
+        more = (question.answer, phrasings.DECLINE, draw.choice(world.facts))
+        different = list(dict.fromkeys(text for text in [*answers, *more] if text))
+        tasks.append(
+            {
+                "prompt": prompt,
+                "completions": [{"text": text, "model": MODEL if text in answers else "written"} for text in different],
+            }
+        )
+    admin.post("/app/label/tasks/chats", {})
+    admin.post("/app/label/tasks", {"rows": tasks, "wanted": wanted})
+    rows = [{"prompt": [turn.as_dict() for turn in question.prompt]} for question in world.demonstrations[number]]
+    admin.post("/app/label/tasks", {"rows": rows, "wanted": 1})
+
+
 def people_speak(out: Path, number: int, model: Path, world: World, wanted: int) -> Row:
     """One round of what people do, over HTTP, with a server of its own."""
     keys, store = Keys(out / "keys.json"), str(out / "feedback.db")
@@ -176,36 +201,14 @@ def people_speak(out: Path, number: int, model: Path, world: World, wanted: int)
         if name not in secrets:
             secrets[name] = keys.add(name, role)
     write_text_atomic(out / "secrets.json", json.dumps(secrets))
-    chats, shown = world.chats[number], world.demonstrations[number]
-    draw = random.Random(number)
     with serving([f"{MODEL}={model}"], out / "keys.json", store, out) as address:
-        user, admin = Client(address, secrets["simulated user"]), Client(address, secrets["admin"])
-        tasks = []
-        for i, question in enumerate(chats):
-            prompt = [turn.as_dict() for turn in question.prompt]
-            answers = user.chat(prompt, MODEL, seed=1000 * number + i, count=2)
-            good = prefer(answers[0], phrasings.DECLINE, question.truth, question.kind) >= (
-                0.5 if question.truth is None else 1
-            )
-            rating = {"prompt": prompt, "answer": answers[0], "rating": 1 if good else -1, "model": MODEL}
-            user.post("/app/feedback/ratings", rating)
-            more = (question.answer, phrasings.DECLINE, draw.choice(world.facts))
-            different = list(dict.fromkeys(text for text in [*answers, *more] if text))
-            tasks.append(
-                {
-                    "prompt": prompt,
-                    "completions": [
-                        {"text": text, "model": MODEL if text in answers else "written"} for text in different
-                    ],
-                }
-            )
-        admin.post("/app/label/tasks/chats", {})
-        admin.post("/app/label/tasks", {"rows": tasks, "wanted": wanted})
-        rows = [{"prompt": [turn.as_dict() for turn in question.prompt]} for question in shown]
-        admin.post("/app/label/tasks", {"rows": rows, "wanted": 1})
+        asked = out / f"asked-{number}"  # the tasks are there already
+        if not asked.is_file():
+            ask(Client(address, secrets["simulated user"]), Client(address, secrets["admin"]), number, world, wanted)
+            asked.touch()
         clients = [(Client(address, secrets[person.name]), person) for person in PEOPLE]
         done = at_once([partial(work, client, person, world.known, number) for client, person in clients])
-    return {"chats": len(chats), **{person.name: each for person, each in zip(PEOPLE, done)}}
+    return {"chats": len(world.chats[number]), **{person.name: each for person, each in zip(PEOPLE, done)}}
 
 
 def main(arguments: Sequence[str] | None = None) -> list[Row]:

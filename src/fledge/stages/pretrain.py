@@ -56,7 +56,10 @@ class PretrainConfig(TrainConfig):
 
 
 def pretrain(config: PretrainConfig, out: Path, log: Log) -> dict[str, Any]:
-    """Writes a Hugging Face directory of the model that the objective trains: for detection, of the discriminator."""
+    """Writes a Hugging Face directory of the model that the objective trains: for detection, of the discriminator.
+
+    In best/ it writes that of the best held-out figure, if that is not the last.
+    """
     torch.manual_seed(config.seed)
     tokenizer = Tokenizer.load(config.tokenizer)
     plan = plan_of(config.objective, config.shape, config.corruption, config.length, tokenizer)
@@ -87,6 +90,10 @@ def pretrain(config: PretrainConfig, out: Path, log: Log) -> dict[str, Any]:
 
     model = plan.model(shape).to(device)
     rows = [] if plan.plain else plan.heldout_rows(held)
+
+    def write(directory: Path) -> None:
+        save_model(plan.product(model), directory, tokenizer=tokenizer, extra=plan.notes())
+
     session = Session(config, model, stream, steps, out, log, "pretrain")
     for step in session.fit(common.loss):
         if heldout and (step.every(config.evaluate_every) or step.number + 1 == steps):
@@ -98,8 +105,11 @@ def pretrain(config: PretrainConfig, out: Path, log: Log) -> dict[str, Any]:
                     found = measure_objective(model, rows, common.loss, config.rows_per_microbatch)
                     session.watched = {f"heldout_{name}": value for name, value in found.items()}
             log.metrics(step.number + 1, **session.watched)
+            session.keep_best(
+                step.number + 1, session.watched["bits_per_byte" if plan.plain else "heldout_loss"], write
+            )
 
-    save_model(plan.product(model), out, tokenizer=tokenizer, extra=plan.notes())
+    write(out)
     return {
         "parameters": shape.parameters(),
         "flops_per_token": shape.flops_per_token(config.length),

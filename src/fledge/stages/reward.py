@@ -7,6 +7,7 @@ their standard deviation as `reward_std`; rewards are scores minus that mean, an
 divided by that deviation.
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,11 @@ class RewardConfig(TrainConfig):
 
 
 def reward(config: RewardConfig, out: Path, log: Log) -> dict[str, Any]:
-    """Writes a Hugging Face directory, `*ForSequenceClassification` with one label, and reward.json."""
+    """Writes a Hugging Face directory, `*ForSequenceClassification` with one label, and reward.json.
+
+    Where there is more than one epoch, best/ is the model after the one with the lowest held-out loss, if that is not
+    the last: reward models overfit soon (arXiv:2203.02155, appendix C.2).
+    """
     torch.manual_seed(config.seed)
     tokenizer = Tokenizer.load(config.model)
     check_tokenizer(tokenizer)
@@ -80,10 +85,20 @@ def reward(config: RewardConfig, out: Path, log: Log) -> dict[str, Any]:
     steps = max(1, round(config.epochs * stream.steps_per_epoch))
     log.say(f"{len(train):,} prompts to learn from, {len(test):,} held out; {steps:,} steps of {stream.per_step}")
     session = Session(config, model, stream, steps, out, log, "reward")
-    for _ in session.fit(ranking):
-        pass
-
     heldout = [groups[i] for i in test]
+
+    def write(directory: Path) -> dict[str, float]:
+        scale = demonstration_scale(model, tokenizer, config, session, log)
+        save_model(model, directory, tokenizer=tokenizer, extra=scale)
+        return scale
+
+    for step in session.fit(ranking):
+        if heldout and (step.every(stream.steps_per_epoch) or step.number + 1 == steps > stream.steps_per_epoch):
+            found = margins(heldout, scores(model, heldout, config.length, session))
+            session.watched = {"heldout_loss": ranking_loss([margin for *_, margin in found])}
+            log.metrics(step.number + 1, **session.watched)
+            session.keep_best(step.number + 1, session.watched["heldout_loss"], write)
+
     found = margins(heldout, scores(model, heldout, config.length, session))
     measured: dict[str, Any] = {}
     if found:
@@ -92,9 +107,8 @@ def reward(config: RewardConfig, out: Path, log: Log) -> dict[str, Any]:
         measured["calibration"] = preference_calibration(np.array(differences), np.array([g for g, *_ in found]))
         measured["by_pair"] = by_pair(found, [comparisons[i] for i in test], config.comparisons, log)
         log.say(f"held-out accuracy [bold]{measured['accuracy']['value']:.1%}[/] over {len(differences):,} pairs")
-    scale = demonstration_scale(model, tokenizer, config, session, log)
+    scale = write(out)
     write_json(out / "reward.json", measured | scale)
-    save_model(model, out, tokenizer=tokenizer, extra=scale)
     return {"comparisons": len(train), "heldout": len(test), **scale, **measured, **session.summary()}
 
 
@@ -165,6 +179,11 @@ def margins(groups: Sequence[Ranked], scored: Sequence[Sequence[float]]) -> list
         for j, b in enumerate(group.ranks)
         if a < b
     ]
+
+
+def ranking_loss(differences: Sequence[float]) -> float:
+    """The mean of -log σ(d) over pairs; infinite where there are none."""
+    return float(np.logaddexp(0.0, -np.array(differences)).mean()) if differences else math.inf
 
 
 def by_pair(

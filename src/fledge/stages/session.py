@@ -25,6 +25,7 @@ from fledge.core.log import Log
 from fledge.core.stop import Stop, listen_for_stop
 from fledge.model.transformer import Stack
 from fledge.objectives import Loss
+from fledge.stages.best import Best
 from fledge.train.loop import Diverged, LossWatch, SpikeConfig, Step, fit
 from fledge.train.optimizers import OptimizerConfig
 from fledge.train.optimizers import build as build_optimizer
@@ -99,7 +100,7 @@ class Session:
         self, config: TrainConfig, model: nn.Module, batches: Batches, steps: int, out: Path, log: Log, label: str
     ) -> None:
         self.config, self.model, self.batches, self.steps = config, model, batches, steps
-        self.resume_directory, self.log, self.label = out / "resume", log, label
+        self.out, self.resume_directory, self.log, self.label = out, out / "resume", log, label
         self.device = pick_device(config.device)
         self.dtype = pick_dtype(config.dtype, self.device)
         self.optimizer = build_optimizer(model, config.optimizer)
@@ -113,6 +114,8 @@ class Session:
         self.record = out / "skipped.jsonl"
         self.skipped = [(row["first"], row["last"]) for row in read_jsonl(self.record)] if self.record.exists() else []
         self.watch = LossWatch(SpikeConfig())
+        self.best = Best(self.resume_directory)
+        self.kept: dict[str, Any] = {}
         self.start = self.restore()
         self.saved_step = self.start
 
@@ -253,10 +256,28 @@ class Session:
             "rng": rng_state(),
             "watch": self.watch.state(),
             "skipped": self.skipped,
+            "best": self.best.state(),
             "figures": {"seconds": self.seconds, "waited": self.waited, "tokens": self.tokens, "watched": self.watched},
         }
         save_state(self.resume_directory, state, step)
+        self.best.after_saving()
         self.saved_step = step
+
+    def keep_best(self, step: int, value: float, write: Callable[[Path], object]) -> None:
+        """Takes in a held-out figure (the lower the better) after `step` steps; `write` puts the model of now into a
+        directory. After the last step the best one is put into best/, unless the last is the best."""
+        self.best.offer(step, value, write)
+        if step < self.steps or self.best.step in (0, step):
+            return
+        wrong = self.best.settle(self.out, step)
+        if wrong:
+            self.log.say(f"[yellow]{escape(wrong)}: the best checkpoint is left out[/]")
+            return
+        self.kept = {"best": {"step": self.best.step, "value": self.best.value, "last": value}}
+        self.log.say(
+            f"the best held-out figure was {self.best.value:.4g} at step {self.best.step:,}, the last is {value:.4g}: "
+            f"that model is kept in {self.label}/best"
+        )
 
     def restore(self) -> int:
         """Loads the resume state, if there is one, and returns its step."""
@@ -272,6 +293,7 @@ class Session:
         self.batches.load_state(state["batches"])
         set_rng_state(state["rng"])
         self.watch.load_state(state["watch"])
+        self.best.load_state(state["best"])
         figures = state["figures"]
         self.seconds, self.waited, self.tokens = figures["seconds"], figures["waited"], figures["tokens"]
         self.watched = figures["watched"]
@@ -291,6 +313,7 @@ class Session:
             "device": str(self.device),
             "dtype": str(self.dtype).removeprefix("torch."),
             "seed": self.config.seed,
+            **self.kept,
             **({"skipped_steps": sum(last - first + 1 for first, last in self.skipped)} if self.skipped else {}),
         }
 

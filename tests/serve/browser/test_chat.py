@@ -194,17 +194,23 @@ def test_very_long_and_odd_text_does_not_hang(page: Page, scripted: str) -> None
 
 
 def test_ratings_and_corrections_reach_the_store(page: Page, real: str, runs: Path) -> None:
+    store = Store.open(runs / "feedback.db")
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql("DELETE FROM consents")
     certain(page)
     page.goto(real)
     ask(page, "Where is the otter?")
     answered(page)
     page.click("[aria-label='Good answer']")
+    page.click("dialog >> text=Rather not")
+    expect(page.locator(".toast", has_text="Not kept")).to_be_visible()
+    page.click("[aria-label='Good answer']")
+    page.click("dialog >> text=I agree")  # asked until one agrees, and then no more
     expect(page.locator("[aria-label='Good answer']")).to_have_attribute("aria-pressed", "true")
     page.click("[aria-label='Bad answer']")
     page.fill("#correction", "At the river. <b>Really</b>")
     page.click("dialog button:has-text('Keep')")
     expect(page.locator(".message.assistant .badge.good")).to_have_text("corrected")
-    store = Store.open(runs / "feedback.db")
     both = [
         each for each in store.judgements(["rating"], latest=False) if each.prompt[0].content == "Where is the otter?"
     ]

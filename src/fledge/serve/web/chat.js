@@ -1,6 +1,7 @@
 // The chat: a tree of turns, streamed answers, and what people think of them.
 
 import { call, models, Refused, stream } from "./api.js";
+import { askConsent } from "./consent.js";
 import { $, frame, h, iconButton } from "./dom.js";
 import * as history from "./history.js";
 import { messageView, showAnswer } from "./message.js";
@@ -256,11 +257,12 @@ async function answer(question) {
   }
 }
 
-/** Keeps a judgement: here for the reader, in the server's store for training. */
+/** Keeps a judgement: here for the reader, in the server's store for training; before the first one is asked. */
 async function rate(node, rating, correction) {
   const { conversation } = state;
   const judged = { prompt: messages(conversation, conversation.nodes[node.parent]), answer: node.content, rating, correction: correction || "", model: node.model || "", sampling: node.sampling || {}, conversation: conversation.id, message: node.id };
   try {
+    if (!(await askConsent())) return tell("Not kept, as you did not agree");
     await call("/app/feedback/ratings", judged);
   } catch (error) {
     return tell(`Not kept: ${error.message}`);
