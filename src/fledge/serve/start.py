@@ -12,6 +12,8 @@ from fledge.core.errors import FledgeError
 from fledge.serve.app import create_app
 from fledge.serve.config import ServeConfig
 
+BACKLOG = 2048  # connections that wait to be accepted; uvicorn's own default
+
 
 def serve_forever(models: Sequence[str], path: Path | None, overrides: Sequence[str]) -> None:
     """Serve until Ctrl-C. Raises FledgeError for a port that is taken."""
@@ -48,6 +50,7 @@ def listen(host: str, port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
+        listening.listen(BACKLOG)  # at once: who reads the address may connect before the application has started
     except OSError as error:
         listening.close()
         raise FledgeError(f"cannot listen on {host}:{port}: {error.strerror}", "give another --port, or 0") from None
