@@ -1,11 +1,10 @@
 """Writes requirements.lock: every package that the tests need, pinned, with the sha256 of the file pip would install.
 
     python tests/lock.py            asks pip to resolve `.[dev,tasks]` for this interpreter, and installs nothing
+    python tests/lock.py --torch    prints the bounds of PyTorch, which the lock leaves out
 
 PyTorch and what comes with its CUDA builds are left out: one version has many files, and which is right depends on the
-machine. No index is named, so the lock serves any mirror that has the same files:
-
-    pip install --no-deps --require-hashes -r requirements.lock
+machine. No index is named, so the lock serves any mirror that has the same files. `make locked` installs from it.
 
 Not collected by pytest: it needs a package index.
 """
@@ -16,6 +15,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,9 @@ def lock_of(packages: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Resolves and writes."""
+    if "--torch" in sys.argv:
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+        return print(next(each for each in project["dependencies"] if each.startswith("torch")))
     (ROOT / "requirements.lock").write_text(lock_of(resolved()))
 
 

@@ -108,6 +108,21 @@ def table(rows: list[dict[str, Any]], delimiter: str) -> bytes:
     return sink.getvalue().encode()
 
 
+def archive(page: bytes) -> bytes:
+    """A crawl of one page, plain and packed, and an extracted text."""
+    http = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Encoding: %s\r\n\r\n%s"
+    packed = http % (b"gzip", gzip.compress(page, mtime=0))
+    records = [
+        ("response", "application/http; msgtype=response", http % (b"identity", page)),
+        ("response", "application/http; msgtype=response", packed),
+        ("conversion", "text/plain", page),
+    ]
+    head = (
+        "WARC/1.0\r\nWARC-Type: {}\r\nWARC-Target-URI: http://a.org/\r\nContent-Type: {}\r\nContent-Length: {}\r\n\r\n"
+    )
+    return b"".join(head.format(what, kind, len(body)).encode() + body + b"\r\n\r\n" for what, kind, body in records)
+
+
 def rows_of(name: str) -> Callable[[bytes, Path], None]:
     """Reads a data file of that name, and makes of its rows whatever can be made."""
 
@@ -279,6 +294,7 @@ def targets() -> dict[str, Target]:
         ],
         "a.arrow": [arrow(ROWS["documents"], pa.ipc.new_file), arrow(ROWS["documents"], pa.ipc.new_stream)],
         "a.html": [PAGE.format("The kestrel hovers over the field and looks for mice. " * 9).encode(), b"<p>a</p>"],
+        "a.warc": [archive(PAGE.format("The kestrel hovers over the field and looks for mice. " * 9).encode())],
         "a.md": [b"# Title\n\nText *with* `marks`.\n", "señor".encode("utf-16")],
         "a.jsonl.gz": [gzip.compress(jsonl(every), mtime=0)],
         "a.parquet.gz": [gzip.compress(parquet(ROWS["documents"]), mtime=0)],

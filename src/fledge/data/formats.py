@@ -20,6 +20,8 @@ from fledge.data.lines import LINE_LIMIT, LONG_LINE, NOT_UTF8, Unusable, as_utf8
 Row = dict[str, Any]
 Rows = Iterator[tuple[str, Row | Unusable]]
 BATCH = 1024  # rows of a columnar file held at once
+WARC_HEADER, WARC_PLACE = 1 << 16, 500  # bytes of a record's header; characters of an address that are kept
+LONG_PAGE = f"a page of more than {LINE_LIMIT >> 20} MiB"
 NO_OBJECT = "not an object with named columns"
 
 
@@ -44,11 +46,73 @@ def text_row(data: bytes) -> Row | Unusable:
 
 def html(file: io.BufferedReader) -> Rows:
     """The main text of a page."""
+    yield "", page(whole(file, LINE_LIMIT))
+
+
+def page(data: bytes) -> Row | Unusable:
+    """A row of the main text of an HTML page, if it has one."""
     import trafilatura  # half a second, and few need it
 
     logging.getLogger("trafilatura").setLevel(logging.CRITICAL)
-    content = trafilatura.extract(whole(file, LINE_LIMIT))
-    yield "", {"text": content} if content else Unusable("a page without a main text")
+    content = trafilatura.extract(data)
+    return {"text": content} if content else Unusable("a page without a main text")
+
+
+def warc(file: io.BufferedReader) -> Rows:
+    """A web archive (ISO 28500) such as Common Crawl's: the main text of pages (WARC), texts as they are (WET)."""
+    from fastwarc.warc import ArchiveIterator, WarcRecordType
+
+    kinds = WarcRecordType.response | WarcRecordType.resource | WarcRecordType.conversion
+    found = False
+    try:
+        for record in ArchiveIterator(
+            file, kinds, auto_decode="none", max_header_len=WARC_HEADER, stream_detect=False, fsspec_args=False
+        ):
+            found = True
+            place = (record.headers.get("WARC-Target-URI") or record.record_id or "")[:WARC_PLACE]
+            yield place, archived(record)
+    except (OSError, ValueError):
+        raise Unusable("broken WARC") from None
+    if not found:
+        raise Unusable("without a page or a text")
+
+
+def archived(record: Any) -> Row | Unusable:
+    """The row of one record of a web archive."""
+    http = record.http_headers
+    if http is not None and http.status_code != 200:
+        return Unusable("an answer other than 200 OK")
+    kind = (record.http_content_type if http is not None else record.headers.get("Content-Type")) or ""
+    kind = kind.partition(";")[0].strip().lower()
+    if kind not in ("text/html", "application/xhtml+xml", "text/plain"):
+        return Unusable("neither HTML nor plain text")
+    promised = record.content_length
+    if promised > LINE_LIMIT:
+        return Unusable(LONG_PAGE)
+    try:
+        record.freeze()
+        if record.content_length < promised:
+            return Unusable("a page that is cut short")
+        content = unpacked(record)
+    except (OSError, ValueError, StopIteration):
+        return Unusable("a page that cannot be unpacked")
+    if len(content) > LINE_LIMIT:
+        return Unusable(LONG_PAGE)
+    return text_row(content) if kind == "text/plain" else page(content)
+
+
+def unpacked(record: Any) -> bytes:
+    """The content of a record, at most LINE_LIMIT + 1 bytes of it, without the encodings it was sent in.
+
+    It is unpacked as an archive of its own: FastWARC 2.0 loses its place in an archive where a packed page is not read
+    to its end.
+    """
+    from fastwarc.warc import ArchiveIterator
+
+    alone = io.BytesIO()
+    record.write(alone)
+    alone.seek(0)
+    return next(iter(ArchiveIterator(alone, auto_decode="all"))).reader.read(LINE_LIMIT + 1)
 
 
 def jsonl(file: io.BufferedReader) -> Rows:

@@ -1,9 +1,10 @@
-"""Files → rows (dicts): text, Markdown, source code, HTML, JSONL, JSON, CSV, Parquet and Arrow, plain or .gz.
+"""Files → rows (dicts): text, Markdown, source code, HTML, WARC, JSONL, JSON, CSV, Parquet and Arrow, plain or .gz.
 
-Streams: no more of a file than a line, a batch of rows or (HTML, JSON) a document is held at a time. What cannot be
-used is dropped and counted with its reason and the first place it was seen; only when nothing at all is left, or the
+Streams: no more of a file than a line, a batch of rows or (HTML, WARC, JSON) a document is held at a time. What cannot
+be used is dropped and counted with its reason and the first place it was seen; only when nothing at all is left, or the
 path itself is wrong, is it an error. Every row gets `source` (where it came from) and `kind` (prose or code) unless
-it has its own. Leaves out what columns mean (`columns`), archives, PDF and office formats. HTML → text by trafilatura.
+it has its own. Leaves out what columns mean (`columns`), zip and tar, PDF and office formats. HTML → text by
+trafilatura, WARC by FastWARC.
 """
 
 import os
@@ -29,6 +30,7 @@ READERS: dict[tuple[str, ...], Callable[[BufferedReader], formats.Rows]] = {
     (".parquet",): formats.parquet,
     (".arrow", ".feather"): formats.arrow,
     (".html", ".htm"): formats.html,
+    (".warc", ".wet"): formats.warc,
 }
 DATASET_NOTES = ("dataset_info.json", "dataset_dict.json", "dataset_infos.json", "state.json")
 
@@ -76,7 +78,7 @@ def read(path: Path, *, text_bytes: int = TEXT_BYTES) -> Rows:
     if not rows:
         what = "holds no files" if report.read == 0 else f"holds nothing that can be used: {report}"
         raise FledgeError(
-            f"{path} {what}", "give text, Markdown, HTML, JSONL, JSON, CSV, Parquet or Arrow files (.gz too)"
+            f"{path} {what}", "give text, Markdown, HTML, WARC, JSONL, JSON, CSV, Parquet or Arrow files (.gz too)"
         )
     return Rows(rows, report)
 

@@ -15,7 +15,7 @@ from fledge.data.readers import read
 
 
 class CurateConfig(curation.CurateConfig):
-    """`documents`: any file or folder that can be read (text, Markdown, HTML, JSONL, CSV, Parquet, Arrow …)."""
+    """`documents`: any file or folder that can be read (text, Markdown, HTML, WARC, JSONL, CSV, Parquet, Arrow …)."""
 
     documents: Path
 
