@@ -95,3 +95,22 @@ def test_a_real_reward_model_orders_the_queue(tiny: Path, tmp_path: Path) -> Non
     given = queue.next_task(Store.open(store), "ann", ["rank"])
     assert given
     assert (given.prompt[0]["content"], len(given.answers)) == ("Hi", 2)
+
+
+def test_real_models_answer_chats_for_people_to_rank(tiny: Path, tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from fledge.cli.feedback import app
+
+    store = str(tmp_path / "feedback.db")
+    Store.open(store).rate("ann", [{"role": "user", "content": "Hi"}], "Go away", -1)
+    options = ["--chats", "--answered-by", str(tiny / "base"), "--answers", "3", "--store", store]
+    result = CliRunner().invoke(app, ["queue", *options])
+    assert result.exit_code == 0, result.output
+    assert "1 tasks added" in result.output
+    given = queue.next_task(Store.open(store), "bob", ["rank"])
+    assert given
+    assert len(given.answers) == 3
+    assert "Go away" in [text for _, text in given.answers]
+    alone = CliRunner().invoke(app, ["queue", str(tmp_path), *options[1:3]])
+    assert alone.exit_code != 0

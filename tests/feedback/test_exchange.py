@@ -11,8 +11,10 @@ pytest.importorskip("sqlalchemy", reason="pip install 'fledge[serve]'")
 from fledge.core.errors import FledgeError
 from fledge.data.columns import to_comparisons, to_conversations
 from fledge.feedback import queue
+from fledge.feedback.chats import add_chats
 from fledge.feedback.exporting import Filter, export
-from fledge.feedback.importing import add_chats, add_rows, import_rows, masked
+from fledge.feedback.importing import add_rows, import_rows
+from fledge.feedback.privacy import masked
 from fledge.feedback.store import Store
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"

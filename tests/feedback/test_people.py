@@ -8,7 +8,8 @@ pytest.importorskip("sqlalchemy", reason="pip install 'fledge[serve]'")
 
 from fledge.core.errors import FledgeError
 from fledge.feedback import queue
-from fledge.feedback.importing import add_chats, add_rows, import_rows
+from fledge.feedback.chats import Answers, add_chat_rankings, add_chats
+from fledge.feedback.importing import add_rows, import_rows
 from fledge.feedback.people import TEST, admit, consent, known_about, standing
 from fledge.feedback.privacy import masked
 from fledge.feedback.store import Store
@@ -211,6 +212,37 @@ def test_chats_come_worst_first_once_each_and_masked(store: Store) -> None:
     assert second.prompt[0]["content"] == "Write to [e-mail] about len"
     assert store.erase("bob") == 3  # and the tasks that were made of his chats
     assert queue.next_task(store, "r", ["demonstrate"]) is None
+
+
+def test_rated_chats_become_rankings_of_answers_by_several_models(store: Store) -> None:
+    def asked(words: str) -> list[dict[str, str]]:
+        return [{"role": "user", "content": words}]
+
+    def model(name: str) -> Answers:
+        return lambda prompts, seed: [f"{name} {seed} on {turns[-1]['content']}" for turns in prompts]
+
+    store.rate("ann", asked("fine"), "served to ann", 1)
+    store.rate("bob", asked("write to me@example.org"), "to me@example.org?", -1, correction="no")
+    store.rate("eve", asked("always the same"), "same", -1)
+    models = {"a": model("a"), "b": model("b")}
+    assert add_chat_rankings(store, {"a": lambda prompts, seed: ["same"] * len(prompts)}, count=2) == 2
+    assert add_chat_rankings(store, models, count=4, wanted=2) == 1  # the one whose answers were all the same
+    assert add_chat_rankings(store, models, count=4) == 0
+    shown = [queue.next_task(store, person, ["rank"]) for person in ("p", "q", "r", "s", "t")]
+    assert [each.prompt[0]["content"] if each else None for each in shown] == [
+        "write to [e-mail]", "always the same", "always the same", "fine", None,
+    ]  # fmt: skip
+    assert shown[0]
+    assert shown[1]
+    assert {text for _, text in shown[0].answers} == {"to [e-mail]?", "same"}
+    assert {text for _, text in shown[1].answers} == {"same"} | {
+        f"{name} {seed} on always the same" for name, seed in (("a", 1), ("b", 2), ("a", 3))
+    }
+    names = {model for _, model in store.answers().values()}
+    assert names == {"", "a", "b"}
+    assert store.erase("bob") == 1
+    assert queue.next_task(store, "u", ["rank"]) is None
+    assert not any("e-mail" in text for text, _ in store.answers().values())
 
 
 def test_a_ranking_of_an_unknown_item_is_left_out_with_the_reason(store: Store) -> None:

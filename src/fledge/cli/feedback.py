@@ -58,22 +58,30 @@ def import_(
 def queue(
     file: Annotated[Path | None, typer.Argument(help="Rows with prompt, or prompt and completions.")] = None,
     chats: Annotated[bool, typer.Option("--chats", help="Prompts of rated chats, to be answered.")] = False,
+    answered_by: Annotated[
+        list[Path] | None, typer.Option(help="With --chats: models whose answers are to be ranked. May be repeated.")
+    ] = None,
     wanted: Annotated[int, typer.Option(min=1, help="How many people judge each.")] = 1,
     overlap: Annotated[float, typer.Option(min=0, max=1, help="The share of tasks that --wanted people get.")] = 1.0,
     screening: Annotated[bool, typer.Option("--screening", help="Rows have the right ranks: a test.")] = False,
     choose: Annotated[
         list[Path] | None, typer.Option(help="A reward model: what it is least sure of comes first. May be repeated.")
     ] = None,
-    answers: Annotated[int, typer.Option(min=2, max=9, help="With --choose: answers of each row.")] = 9,
+    answers: Annotated[
+        int | None, typer.Option(min=2, max=9, help="Answers of each: 4 with --answered-by, 9 with --choose.")
+    ] = None,
     most: Annotated[int, typer.Option(min=0, help="With --choose: rows of the file, 0 for all.")] = 0,
     store: Where = STORE,
 ) -> None:
     """Give labellers something to do; --choose alone orders the tasks that wait."""
     if file is None and not chats and not choose:
         raise FledgeError("nothing to add", "give a file, or --chats")
+    if answered_by and not chats:
+        raise FledgeError("--answered-by answers the prompts of chats", "give --chats too")
     kept = open_store(store)
     from fledge.data.readers import read
-    from fledge.feedback.importing import add_chats, add_rows
+    from fledge.feedback.chats import add_chat_rankings, add_chats
+    from fledge.feedback.importing import add_rows
 
     rows: Any = read(file).rows if file else []
     scorers: list[Any] = []
@@ -82,10 +90,22 @@ def queue(
         from fledge.generate.assistant import load
 
         scorers = [load(path).score for path in choose]
-        rows = choice.choose(rows, scorers, answers, most) if file else []
-    added = add_rows(kept, rows, wanted, overlap=overlap, screening=screening) + (add_chats(kept) if chats else 0)
+        rows = choice.choose(rows, scorers, answers or 9, most) if file else []
+    added = add_rows(kept, rows, wanted, overlap=overlap, screening=screening)
+    if answered_by:
+        added += add_chat_rankings(kept, {str(path): sampler(path) for path in answered_by}, answers or 4, wanted)
+    elif chats:
+        added += add_chats(kept)
     ordered = f", {choice.reorder(kept, scorers):,} in the order of doubt" if choose else ""
     console.print(f"{added:,} tasks added{ordered}: [bold]fledge serve …[/], then the page Label")
+
+
+def sampler(path: Path) -> Any:
+    """How a model answers conversations, at temperature 1."""
+    from fledge.generate.assistant import load
+
+    model = load(path)
+    return lambda prompts, seed: model.generate(prompts, seed=seed, temperature=1.0)
 
 
 @app.command()

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from fledge.core.errors import FledgeError
 from fledge.feedback.agreement import agreement
-from fledge.feedback.importing import masked
+from fledge.feedback.privacy import masked
 from fledge.feedback.store import Said, Store
 from fledge.feedback.weights import UNMEASURED
 from fledge.feedback.weights import weights as weights_in

@@ -1,11 +1,10 @@
-"""Judgements and tasks from elsewhere: files of comparisons and ratings, exports of Argilla and Label Studio, chats.
+"""Judgements and tasks from elsewhere: files of comparisons and ratings, exports of Argilla and Label Studio.
 
 Read are all layouts of `data.columns` (hh-rlhf's dialogues among them, arXiv:2204.05862), UltraFeedback's ratings
 (arXiv:2310.01377), Argilla's records with a ranking and Label Studio's tasks with a ranker, a pairwise choice or a
 text. What cannot be read is counted, with the reason; nothing is guessed.
 """
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,12 +13,10 @@ from fledge.core.errors import FledgeError
 from fledge.core.files import fingerprint
 from fledge.core.nouns import Message
 from fledge.data.columns import Dropped, comparison, conversation, prompt_of
-from fledge.feedback.privacy import hidden, masked
-from fledge.feedback.queue import MOST_ANSWERS, add_task, asked
+from fledge.feedback.queue import MOST_ANSWERS, add_task
 from fledge.feedback.store import Store
 
 Row = Mapping[str, Any]
-ALIKE = 0.8  # share of common words from which on two prompts of chats are one
 
 
 def import_rows(store: Store, rows: Sequence[Row], source: str) -> dict[str, int]:
@@ -218,58 +215,3 @@ def add_rows(
         kind, many = "rank" if answers else "demonstrate", wanted if shared else 1
         add_task(store, kind, turns, answers, wanted=many, known=ranks)
     return len(made)
-
-
-def add_chats(store: Store) -> int:
-    """Demonstration tasks for the prompts of rated chats: thumbs down first, near-duplicates once, private data
-    masked. Chats of people who withdrew their consent are left alone."""
-    known = [fold(said.prompt) for said in store.judgements(["demonstration"])]
-    known += [fold(prompt) for prompt in asked(store, "demonstrate")]
-    groups = Groups(known)
-    waiting: dict[int, tuple[float, tuple[Message, ...]]] = {}
-    for said in store.judgements(["rating"]):
-        if said.content["correction"]:
-            continue
-        group = groups.of(fold(said.prompt))
-        place = 0.0 if said.content["rating"] < 0 else 1.0
-        if group >= len(known) and place < waiting.get(group, (2.0,))[0]:
-            waiting[group] = (place, said.prompt)
-    for place, prompt in waiting.values():
-        add_task(store, "demonstrate", hidden([turn.as_dict() for turn in prompt]), place=place, source="chat")
-    return len(waiting)
-
-
-class Groups:
-    """Texts that share most of their words are in one group; a group is known by its first."""
-
-    def __init__(self, firsts: Sequence[str]) -> None:
-        self.words: list[frozenset[str]] = []
-        self.having: dict[str, list[int]] = {}
-        self.exact: dict[str, int] = {}
-        for text in firsts:
-            self._add(text)
-
-    def of(self, text: str) -> int:
-        """The number of the text's group; a new one if it is like none."""
-        if text in self.exact:
-            return self.exact[text]
-        words = frozenset(text.split())
-        shared: Counter[int] = Counter(group for word in words for group in self.having.get(word, ()))
-        for group, common in shared.items():
-            if common >= ALIKE * len(words | self.words[group]):
-                self.exact[text] = group
-                return group
-        return self._add(text)
-
-    def _add(self, text: str) -> int:
-        number = len(self.words)
-        self.words.append(frozenset(text.split()))
-        for word in self.words[-1]:
-            self.having.setdefault(word, []).append(number)
-        self.exact.setdefault(text, number)
-        return number
-
-
-def fold(prompt: Sequence[Message]) -> str:
-    """The words of a conversation, masked, without case and punctuation."""
-    return " ".join(re.sub(r"\W+", " ", masked(turn.content)).strip().lower() for turn in prompt)

@@ -129,7 +129,7 @@ def label_router(store: Callable[[], "Store"]) -> APIRouter:
     @router.post("/tasks/chats", dependencies=[Depends(allow("admin"))])
     def from_chats() -> dict[str, int]:
         """Adds demonstration tasks for prompts of rated chats, those with a thumb down first."""
-        from fledge.feedback.importing import add_chats
+        from fledge.feedback.chats import add_chats
 
         return {"added": add_chats(store())}
 

@@ -109,7 +109,7 @@ def untouched(config: GatherConfig, kinds: Sequence[list[Row]], log: Log) -> lis
 
 def asks(rows: Iterable[Row]) -> set[str]:
     """What rows ask, folded: their prompts, or what comes before each answer in their messages; no system messages."""
-    from fledge.feedback.importing import fold
+    from fledge.feedback.chats import fold
 
     found = set()
     for row in rows:
