@@ -32,7 +32,7 @@ from fledge.data.python.inventions import invent
 from fledge.data.python.names import Name
 from fledge.data.python.questions import Question, forward, invented, reverse
 from fledge.evaluate.labeller import prefer
-from fledge.feedback.importing import masked
+from fledge.feedback.privacy import masked
 from fledge.recipes.rounds import round_overrides
 from fledge.recipes.runner import plan, read_recipe, run_recipe
 from fledge.serve.keys import Keys
