@@ -64,7 +64,8 @@ class Scale:
     reverse: int = 2
     invented: int = 8  # names that do not exist, asked about in each round
     declines: int = 12  # demonstrations of an honest decline in each round; two at the start
-    evaluated: int = 40  # … in the evaluation
+    asked: int = 2  # phrasings in which the evaluation asks for each name
+    evaluated: int = 80  # … in the evaluation
     rounds: int = 3
     wanted: int = 3  # people who rank each answer
     pretraining: tuple[str, ...] = ("names=120", "collect.code_megabytes=2", "pretrain.tokens=600000")
@@ -77,7 +78,7 @@ class Scale:
 
 
 SMOKE = Scale(
-    names=4, forward=3, reverse=1, invented=2, declines=2, evaluated=4, rounds=2,
+    names=4, forward=3, reverse=1, invented=2, declines=2, asked=1, evaluated=4, rounds=2,
     pretraining=(
         "names=30", "collect.code_megabytes=0.2", "tokenizer.vocab_size=512", "pretrain.depth=1",
         "pretrain.tokens=8192", "pretrain.tokens_per_step=2048", "pretrain.tokens_per_microbatch=2048",
@@ -116,7 +117,9 @@ class World:
             self.demonstrations.append(shown)
             self.chats.append(asked)
         split, words = "held_out_phrasing", phrasings.HELD_OUT_FORWARD
-        self.evaluation = [forward(n, words[i % len(words)], split) for i, n in enumerate(chosen)]
+        self.evaluation = [
+            forward(n, words[(i + k) % len(words)], split) for k in range(scale.asked) for i, n in enumerate(chosen)
+        ]
         self.evaluation += [
             reverse(n, phrasings.HELD_OUT_REVERSE[i % 2], split)
             for i, n in enumerate(n for k, n in enumerate(chosen) if k // parts % 2)
