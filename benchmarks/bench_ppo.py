@@ -128,7 +128,7 @@ def fledge_ppo(
     tokenizer = Tokenizer.load(model)
     policy, reference, critic, scorer = (load_model(model, head=head) for head in (None, None, "scalar", "scalar"))
     assert isinstance(policy, LanguageModel)
-    engine = Engine(policy, tokenizer, max_batch=answers)
+    engine = Engine(policy, tokenizer, max_batch=answers, dtype=dtype)  # as the stage does
 
     def sample(asked: list[list[int]], iteration: int) -> list[Completion]:
         first = iteration * answers

@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("sqlalchemy", reason="pip install 'fledge[serve]'")
 
 from fledge.core.errors import FledgeError
-from fledge.feedback import queue
+from fledge.feedback import queue, team
 from fledge.feedback.store import Store
 
 ANSWERS = [{"text": text, "model": f"m{i}"} for i, text in enumerate(("A", "B", "C", "D"))]
@@ -76,6 +76,22 @@ def test_a_task_that_was_left_goes_to_somebody_else(store: Store, monkeypatch: p
     assert queue.next_task(store, "bob") is None
     monkeypatch.setattr(queue, "LAPSE", timedelta(seconds=-1))
     assert queue.next_task(store, "bob")
+
+
+def test_who_judged_one_task_and_left_another_holds_only_the_first(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (queue.add_task(store, "demonstrate", asked(n)) for n in (1, 2))
+    assert queue.next_task(store, "ann")
+    queue.submit(store, "ann", first, "demonstration", {"answer": "So."})
+    left = queue.next_task(store, "ann")
+    assert left
+    assert left.task == second
+    assert queue.progress(store, "ann") == {"done": 1, "left": 1}
+    assert queue.progress(store, "bob") == {"done": 0, "left": 1}
+    assert team.progress(store) == {"demonstrate": {"tasks": 2, "wanted": 2, "there": 1}}
+    monkeypatch.setattr(queue, "LAPSE", timedelta(seconds=-1))
+    assert queue.next_task(store, "bob") == left
 
 
 def test_what_does_not_fit_is_refused(store: Store) -> None:

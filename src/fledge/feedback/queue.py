@@ -75,10 +75,11 @@ def asked(store: Store, kind: str) -> list[tuple[Message, ...]]:
 def live(task: Any, person: Any) -> Any:
     """Judgements of a person on a task that were not withdrawn."""
     later = aliased(Judgement)
-    replaced = select(later.id).where(later.replaces == Judgement.id).exists()
+    replaced = select(later.id).where(later.replaces == Judgement.id).correlate_except(later).exists()
     return (
         select(Judgement.id)
         .where(Judgement.task_id == task, Judgement.person_id == person, Judgement.kind != "withdrawal", ~replaced)
+        .correlate_except(Judgement)  # `task` may be a column of a query further out than the next one
         .exists()
     )
 
