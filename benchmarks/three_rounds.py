@@ -62,6 +62,7 @@ class Scale:
     names: int = 20
     forward: int = 9
     reverse: int = 2
+    chats: int = 2  # phrasings in which users ask about each name
     invented: int = 8  # names that do not exist, asked about in each round
     declines: int = 12  # demonstrations of an honest decline in each round; two at the start
     asked: int = 2  # phrasings in which the evaluation asks for each name
@@ -74,11 +75,12 @@ class Scale:
         "reward.prompts_per_step=8", "reward.tokens_per_step=2048", "reward.tokens_per_microbatch=2048",
         "ppo.iterations=5", "ppo.rollouts.answers_per_iteration=128", "ppo.batch=128",
         "ppo.optimizer.learning_rate=0.0001", "ppo.rollouts.kl_coefficient=0.1", "promote.temperature=0.3",
+        "gather.replay=2",
     )  # fmt: skip
 
 
 SMOKE = Scale(
-    names=4, forward=3, reverse=1, invented=2, declines=2, asked=1, evaluated=4, rounds=2,
+    names=4, forward=3, reverse=1, chats=1, invented=2, declines=2, asked=1, evaluated=4, rounds=2,
     pretraining=(
         "names=30", "collect.code_megabytes=0.2", "tokenizer.vocab_size=512", "pretrain.depth=1",
         "pretrain.tokens=8192", "pretrain.tokens_per_step=2048", "pretrain.tokens_per_microbatch=2048",
@@ -112,7 +114,7 @@ class World:
             shown = [forward(n, p) for n in names for p in draw.sample(phrasings.TAUGHT_FORWARD, scale.forward)]
             shown += [reverse(n, p) for n in names for p in draw.sample(phrasings.TAUGHT_REVERSE, scale.reverse)]
             shown += [invented(n, draw.choice(phrasings.TAUGHT_FORWARD)) for n in nothing[: scale.declines if i else 2]]
-            asked = [forward(n, draw.choice(phrasings.PROMPTED_FORWARD)) for n in names]
+            asked = [forward(n, p) for n in names for p in draw.sample(phrasings.PROMPTED_FORWARD, scale.chats)]
             asked += [invented(n, draw.choice(phrasings.PROMPTED_FORWARD)) for n in nothing[scale.declines :]]
             self.demonstrations.append(shown)
             self.chats.append(asked)

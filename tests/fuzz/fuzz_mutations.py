@@ -5,6 +5,7 @@ Deterministic from a `random.Random`. Leaves out coverage guidance, which `run.p
 
 import json
 import random
+from copy import deepcopy
 from typing import Any
 
 TOKENS = (
@@ -77,16 +78,16 @@ def of_json(seed: bytes, draw: random.Random) -> bytes:
 def disturbed(value: Any, draw: random.Random) -> Any:
     """The value with one of its parts (or itself, rarely) made into something else."""
     if not isinstance(value, dict | list) or not value or draw.random() < 0.03:
-        return draw.choice(VALUES)
+        return deepcopy(draw.choice(VALUES))
     keys = list(value) if isinstance(value, dict) else list(range(len(value)))
     key = draw.choice(keys)
     choice = draw.random()
     if choice < 0.1:
         del value[key]
     elif choice < 0.2:
-        value[key] = value[draw.choice(keys)]
+        value[key] = deepcopy(value[draw.choice(keys)])
     elif choice < 0.25 and isinstance(value, dict):
-        value[draw.choice(("", "type", "x" * 300, "__class__"))] = draw.choice(VALUES)
+        value[draw.choice(("", "type", "x" * 300, "__class__"))] = deepcopy(draw.choice(VALUES))
     else:
         value[key] = disturbed(value[key], draw)
     return value

@@ -89,6 +89,7 @@ RECIPES = {
     "steps: {.hidden: {stage: curate}}": "cannot be the name of a step",
     "steps: {1: {}}": "cannot be the name of a step",
     "steps: {curate: {stage: [a]}}": "unknown stage",
+    "settings: {depth: 2, 0x7fffffff}\nsteps: {curate: {inputs: '${data}'}}": "'data'",
     "settings: x\nsteps: {curate: {}}": "'settings'",
     "scales: {small: depth=1}\nsteps: {curate: {}}": "'scales'",
     "scales: [a]\nsteps: {curate: {}}": "'scales'",
@@ -239,6 +240,12 @@ def test_an_index_names_files_beside_itself(tmp_path: Path, name: str) -> None:
     make_shards(tmp_path)
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
     refusal(lambda: load_model(tmp_path), "does not name shards in its own directory")
+
+
+@pytest.mark.parametrize("name", ["config.json" * 99, "a\0b", ".", "", "\n"])
+def test_checksums_of_what_cannot_be_a_file(directory: Path, name: str) -> None:
+    (directory / "checksums.json").write_text(json.dumps({name: "0" * 64}))
+    refusal(lambda: load_model(directory), "is missing")
 
 
 def test_arrow_that_speaks_of_more_than_it_has(tmp_path: Path) -> None:

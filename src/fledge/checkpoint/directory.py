@@ -244,9 +244,10 @@ def verify(directory: Path) -> None:
     expected_of = read_json(directory / CHECKSUMS)
     if not isinstance(expected_of, dict):
         raise FledgeError(f"{directory / CHECKSUMS} holds no object", "the file is damaged: copy the checkpoint again")
+    there = {file.name for file in directory.iterdir() if file.is_file()}
     for name, expected in expected_of.items():
         file = directory / Path(name).name
-        if not file.is_file():
+        if file.name not in there:
             raise FledgeError(f"{file} is missing", "the checkpoint is incomplete: copy it again or run the step again")
         if checksum(file) != expected:
             raise FledgeError(

@@ -130,7 +130,7 @@ def shown(value: Any) -> str:
 
 def suggestion(given: str, known: Iterable[str], what: str) -> str:
     """The remedy for a name that does not exist: the nearest of the known ones, or all of them."""
-    names = list(known)
+    names = [str(name) for name in known]  # a YAML key may be a number
     near = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
     return f"did you mean '{near[0]}'?" if near else f"{what}: {', '.join(names) or 'none'}"
 
