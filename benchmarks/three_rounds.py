@@ -75,7 +75,7 @@ class Scale:
         "reward.prompts_per_step=8", "reward.tokens_per_step=2048", "reward.tokens_per_microbatch=2048",
         "ppo.iterations=5", "ppo.rollouts.answers_per_iteration=128", "ppo.batch=128",
         "ppo.optimizer.learning_rate=0.0001", "ppo.rollouts.kl_coefficient=0.1", "promote.temperature=0.3",
-        "gather.replay=2",
+        "gather.replay=9",
     )  # fmt: skip
 
 
@@ -238,7 +238,8 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
             write_text_atomic(said, json.dumps(people_speak(out, number, model, world, scale.wanted)))
         overrides = [f"store={out / 'feedback.db'}", f"model={model}", f"evaluation={frozen}", *scale.settings]
         recipe = read_recipe("round")
-        overrides.append(f"gather.earlier={out / 'first.jsonl'}")
+        # Tuned anew on all demonstrations so far: a small model that goes on from the last one forgets as it learns.
+        overrides += [f"gather.earlier={out / 'first.jsonl'}", f"sft.model={pretrained}"]
         run_recipe(plan(recipe, run, "", [*overrides, *round_overrides(recipe, run, overrides)]), run, log)
         model = run / "promote"
     rounds: list[Row] = read_json(model / "promotion.json")["rounds"]

@@ -56,7 +56,8 @@ def load_state(
         states.remove(path)
     if states:
         raise FledgeError(
-            f"every saved state in {directory} is damaged", "delete it: the step starts again from its beginning"
+            f"every saved state in {directory} is damaged",
+            f"delete {directory} and run the same command again: the step starts from its beginning",
         )
     return None
 
