@@ -155,7 +155,7 @@ def test_a_damaged_state_is_passed_over_aloud(tmp_path: Path, file: str, damage:
     DAMAGES[damage](tmp_path / "step-000000001" / file)
     with pytest.raises(FledgeError, match=r"every saved state in .* is damaged") as caught:
         load_state(tmp_path)
-    assert "delete it" in caught.value.remedy
+    assert f"delete {tmp_path}" in caught.value.remedy
 
 
 def test_a_state_that_was_not_finished_is_not_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
