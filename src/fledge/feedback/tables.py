@@ -116,6 +116,7 @@ class Task(Row):
     place: Mapped[float] = mapped_column(Float, default=0.0)
     known: Mapped[list[Any] | None] = mapped_column(JSON(none_as_null=True), nullable=True)
     created: Mapped[datetime] = mapped_column(default=now)
+    __table_args__ = (Index("tasks_by_prompt", "prompt_id"),)
 
 
 class Assignment(Row):
@@ -127,7 +128,10 @@ class Assignment(Row):
     person_id: Mapped[int] = mapped_column(ForeignKey("people.id"))
     seed: Mapped[int]
     opened: Mapped[datetime] = mapped_column(default=now)
-    __table_args__ = (UniqueConstraint("task_id", "person_id", name="one_assignment_each"),)
+    __table_args__ = (
+        UniqueConstraint("task_id", "person_id", name="one_assignment_each"),
+        Index("assignments_by_person", "person_id"),
+    )
 
 
 class Judgement(Row):
@@ -145,4 +149,9 @@ class Judgement(Row):
     content: Mapped[dict[str, Any]]
     seconds: Mapped[float] = mapped_column(Float, default=0.0)
     created: Mapped[datetime] = mapped_column(default=now)
-    __table_args__ = (Index("judgements_by_task", "task_id", "person_id"), Index("judgements_by_prompt", "prompt_id"))
+    __table_args__ = (
+        Index("judgements_by_task", "task_id", "person_id"),
+        Index("judgements_by_prompt", "prompt_id"),
+        Index("judgements_by_person", "person_id"),
+        Index("judgements_by_replaced", "replaces"),
+    )
