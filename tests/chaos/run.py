@@ -76,7 +76,10 @@ class Chaos:
                     return
                 row.struck += 1
                 if row.struck >= least:
-                    code = self.pipeline.finish(run)[0]
+                    code, said = self.pipeline.finish(run)
+                    if code:
+                        row.notes.append(f"exit code {code} when let be: {last_line(said)}")
+                        return
                     break
             self.judge(row, run)
 
