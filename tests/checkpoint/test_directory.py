@@ -105,6 +105,17 @@ def test_an_encoder_gets_another_head_for_fine_tuning(head: Any, labels: int, tm
     refusal(tmp_path / "after", head, "masked", head="masked")
 
 
+@pytest.mark.parametrize("first", ["language", "span", "classifier"])
+@pytest.mark.parametrize("then", ["span", "tokens", "embedding"])
+def test_a_decoder_gets_another_head_whatever_its_tensors_are_called(first: Any, then: Any, tmp_path: Path) -> None:
+    """`Qwen3ForQuestionAnswering` calls its base model otherwise than every other class does."""
+    before = build(ModelConfig.sized(1, 300, 32, head=first))
+    save_model(before, tmp_path)
+    after = load_model(tmp_path, head=then, labels=3 if then == "tokens" else None)
+    for name, tensor in before.backbone.state_dict().items():
+        assert torch.equal(tensor, after.backbone.state_dict()[name]), name
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_every_file_is_under_checksums(directory: Path, name: str) -> None:
     path = directory / name

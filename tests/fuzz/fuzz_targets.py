@@ -307,7 +307,9 @@ def targets() -> dict[str, Target]:
         ],
         config,
     )
-    written = b"settings: {depth: 2, data: docs}\nscales:\n  smoke: [depth=1]\nsteps:\n  curate: {inputs: '${data}'}\n"
+    written = (
+        b"settings: {depth: 2, data: docs}\nscales:\n  smoke: [depth=1]\nsteps:\n  curate: {documents: '${data}'}\n"
+    )
     found["recipe"] = Target([written + b"  tokenizer: {documents: '${curate}', vocab_size: 300}\n"], recipe)
     found["overrides"] = Target([b"policy=a\nreward=b\nprompts=c\nrollouts.kl_coefficient=0.1\nlength=64"], overrides)
     names = ("tokenizer.json", "tokenizer_config.json", "config.json", "model.safetensors")

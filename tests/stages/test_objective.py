@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file
 
 from fledge.core.config import make_config
 from fledge.core.errors import FledgeError, Stopped
@@ -114,6 +115,32 @@ def test_stopped_and_run_again_ends_in_the_same_bytes(
     make("pretrain", config, tmp_path / "halved", "mark", Log(quiet=True))
     whole, halved = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "halved"))
     assert whole == halved
+
+
+def test_pretraining_goes_on_from_a_model_also_with_another_objective(zoo: Path, tmp_path: Path) -> None:
+    def weights(name: str) -> dict[str, torch.Tensor]:
+        return load_file(tmp_path / name / "model.safetensors")
+
+    def run(name: str, objective: str, **changes: Any) -> list[float]:
+        (tmp_path / name).mkdir()
+        pretrain(settings_for(objective, zoo, **changes), tmp_path / name, Log(tmp_path / name, quiet=True))
+        return losses(tmp_path / name)
+
+    began = run("mlm", "mlm")
+    went_on = run("more", "mlm", model=tmp_path / "mlm", tokens=480)
+    assert went_on[0] < 0.75 * began[0]
+    assert went_on[0] == pytest.approx(began[-1], rel=0.3)
+    run("rtd", "rtd", model=tmp_path / "mlm", tokens=480, optimizer={"learning_rate": 1e-12, "weight_decay": 0.0})
+    first, then = weights("mlm"), weights("rtd")
+    shared = [name for name in then if name.startswith("bert.")]
+    assert len(shared) > 10
+    assert all(torch.allclose(then[name], first[name], atol=1e-6) for name in shared)
+    with pytest.raises(FledgeError, match=r"is of shape=encoder, the objective needs shape=decoder"):
+        run("lm", "lm", model=tmp_path / "mlm")
+    more = tuple(f"<more_{i}>" for i in range(200))
+    Tokenizer.train(["zebra lion"] * 9, 570, special_tokens=SPECIAL + DENOISING + more).save(tmp_path / "other")
+    with pytest.raises(FledgeError, match=r"the tokenizer was extended"):
+        run("other-run", "mlm", model=tmp_path / "mlm", tokenizer=tmp_path / "other")
 
 
 def plan_for(name: str | dict[str, float], zoo: Path, length: int = 48, **changes: Any) -> tuple[Plan, Tokenizer]:

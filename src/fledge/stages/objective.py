@@ -124,12 +124,13 @@ class Plan:
             row for examples in sources.values() for row in self.rows(examples, range(len(examples)), [len(examples)])
         ]
 
-    def model(self, shape: ModelConfig) -> Headed | Detector:
-        """The model to train: of this shape, for detection with a generator of half its depth (rounded up)."""
-        if self.common.loss is not replaced_tokens:
-            return build(shape)
-        depth = (shape.layers + 1) // 2
-        return Detector(build(ModelConfig.sized(depth, shape.vocab_size, shape.context, "encoder")), build(shape))
+    def model(self, shape: ModelConfig, given: Headed | None = None) -> Headed | Detector:
+        """The model to train: `given`, or a fresh one of this shape; for detection beside a fresh generator of half its
+        depth (rounded up)."""
+        depth, detects = (shape.layers + 1) // 2, self.common.loss is replaced_tokens
+        small = build(ModelConfig.sized(depth, shape.vocab_size, shape.context, "encoder")) if detects else None
+        trained = build(shape) if given is None else given
+        return trained if small is None else Detector(small, trained)
 
     def product(self, model: Headed | Detector) -> Headed:
         """What is kept of a trained model: all of it, or the discriminator."""

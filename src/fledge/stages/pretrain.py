@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 
-from fledge.checkpoint.directory import save_model
+from fledge.checkpoint.directory import load_model, read_config, save_model
 from fledge.core.device import pick_device
 from fledge.core.errors import FledgeError
 from fledge.core.log import Log
@@ -25,15 +25,23 @@ from fledge.data.stream import Stream
 from fledge.evaluate.language import evaluate_language
 from fledge.evaluate.objective import measure_objective
 from fledge.model.config import ModelConfig, Shape
+from fledge.model.heads import Headed
 from fledge.stages.examples import document_examples, read_documents, text_examples, translation_examples
 from fledge.stages.objective import Plan, plan_of
-from fledge.stages.preflight import check_contamination, check_length, check_memory
+from fledge.stages.preflight import (
+    check_contamination,
+    check_finite,
+    check_length,
+    check_memory,
+    check_vocabulary,
+)
 from fledge.stages.session import Session, TrainConfig
 from fledge.text.tokenizer import Tokenizer
 
 
 class PretrainConfig(TrainConfig):
     """`tokens` is the training budget; `depth` sizes the model (width 64·depth); `context` is its longest sequence.
+    `model`: one to go on from instead (on other texts, or with another objective, whose head is then fresh).
 
     objective: a name of docs/objectives.md, or several with weights ({span_mask: 1, infilling: 1}). shape: by default
     the one that the objective needs. translations: a file whose lines translate those of `documents`.
@@ -47,6 +55,7 @@ class PretrainConfig(TrainConfig):
     corruption: CorruptionConfig = CorruptionConfig()
     translations: Path | None = None
     heldout_translations: Path | None = None
+    model: Path | None = None
     depth: int = Field(4, gt=0)
     context: int = Field(512, gt=1)
     tokens: int = Field(2_000_000, gt=0)
@@ -72,7 +81,9 @@ def pretrain(config: PretrainConfig, out: Path, log: Log) -> dict[str, Any]:
 
     weights = mixture(config.weights, sources)
     common = plan.common
-    shape = ModelConfig.sized(config.depth, tokenizer.vocab_size, config.context, common.shape, head=common.head)
+    given = None if config.model is None else begun_from(config.model, plan, tokenizer)
+    sizes = config.depth, tokenizer.vocab_size, config.context
+    shape = given.config if given else ModelConfig.sized(*sizes, common.shape, head=common.head)
     device = pick_device(config.device)
     check_length(config.length, shape)
     stream = Stream(
@@ -88,7 +99,7 @@ def pretrain(config: PretrainConfig, out: Path, log: Log) -> dict[str, Any]:
     )
     check_memory(shape, device, config.tokens_per_microbatch, config.length, copies=0, log=log)
 
-    model = plan.model(shape).to(device)
+    model = plan.model(shape, given).to(device)
     rows = [] if plan.plain else plan.heldout_rows(held)
 
     def write(directory: Path) -> None:
@@ -117,6 +128,20 @@ def pretrain(config: PretrainConfig, out: Path, log: Log) -> dict[str, Any]:
         **session.watched,
         **session.summary(),
     }
+
+
+def begun_from(directory: Path, plan: Plan, tokenizer: Tokenizer) -> Headed:
+    """The model in a directory, with the objective's head. Raises FledgeError where the two do not fit together."""
+    found, wanted = read_config(directory)[0].shape, plan.common.shape
+    if found != wanted:
+        raise FledgeError(
+            f"{directory} is of shape={found}, the objective needs shape={wanted}: {plan.common.why}",
+            "give another model, or another objective",
+        )
+    model: Headed = load_model(directory, head=plan.common.head, labels=2 if plan.common.head == "tokens" else None)
+    check_vocabulary([[tokenizer.vocab_size - 1]], model.config, "texts")
+    check_finite(model, str(directory))
+    return model
 
 
 def read_texts(

@@ -119,12 +119,10 @@ class Family:
 
 
 def base_prefix(family: Family, head: str, theirs: dict[str, Tensor]) -> str:
-    """What stands before the base model's names in this checkpoint: nothing, where it was saved without a head."""
-    prefix = family.prefix_for(head)
-    found = prefix and any(name.startswith(prefix) for name in theirs)
-    if found or head != "embedding":
-        return prefix if found else ""
-    return family.prefix if any(name.startswith(family.prefix) for name in theirs) else ""
+    """What stands before the base model's names in this checkpoint, which may have been saved under another head than
+    this, or under none: then nothing does."""
+    known = [family.prefix_for(head), family.prefix, *(family.prefix_for(other) for other in family.heads)]
+    return next((prefix for prefix in known if prefix and any(name.startswith(prefix) for name in theirs)), "")
 
 
 def follows_the_weights(family: Family, config: ModelConfig, theirs: dict[str, Tensor]) -> ModelConfig:
