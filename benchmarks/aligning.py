@@ -31,6 +31,7 @@ from steps import FIGURES, distance, made
 N, MOST, NEW = 16, 64, 40
 NS = [1, 2, 4, 8, 16, 32, 64]
 BETAS = (0.1, 0.5)
+LONGER = 6  # times the steps, so that it takes about the seconds of a reward model and PPO
 SIZES = {"tokens_per_step": 4096, "tokens_per_microbatch": 4096}
 ADAM = {"name": "adamw", "weight_decay": 0.0}
 
@@ -74,6 +75,8 @@ def table(run: Path, work: Path, quick: bool, log: Log) -> dict[str, Any]:
     }  # fmt: skip
     dpo = {f"dpo, β {beta:g}": made("dpo", work / f"dpo_{beta:g}", log, **direct, beta=beta) for beta in BETAS}
     dpo["ipo, β 0.1"] = made("dpo", work / "ipo", log, **direct, beta=0.1, loss="ipo")
+    longer = direct | {"epochs": LONGER * epochs / 2}
+    dpo[f"ipo, {LONGER} × as long"] = made("dpo", work / "ipo_longer", log, **longer, beta=0.1, loss="ipo")
     sampled = made(
         "bestof", work / "sampled", log, policy=sft, reward=reward, prompts=prompts, n=n, max_new_tokens=NEW, above=0.0,
         limit=limit,
@@ -218,7 +221,8 @@ def draw(work: Path, where: Path) -> None:
         points, share = json.loads(file.read_text()), float(file.stem.split("_")[1])
         kept[f"{share:g}"] = points
         proxy = axes.twinx()
-        for name, found in points.items():
+        for name, unordered in points.items():
+            found = sorted(unordered, key=lambda point: point["kl"])  # an iteration may come nearer again
             x = [math.sqrt(p["kl"]) for p in found]
             label = "PPO" if name == "ppo" else name
             axes.plot(
@@ -231,8 +235,9 @@ def draw(work: Path, where: Path) -> None:
         axes.title.set_fontsize(10)
         axes.spines["top"].set_visible(False)
         proxy.spines["top"].set_visible(False)
-        lines = [*axes.get_lines(), *proxy.get_lines()]
-        axes.legend(lines, [str(line.get_label()) for line in lines], frameon=False, fontsize=8, loc="lower center")
+    lines = [*axes.get_lines(), *proxy.get_lines()]
+    labels = [str(line.get_label()) for line in lines]
+    figure.legend(lines, labels, frameon=False, fontsize=9, ncols=4, loc="outside lower center")
     figure.savefig(where / "overoptimisation.svg", metadata={"Date": None})
     (where / "overoptimisation.json").write_text(json.dumps(kept, indent=1) + "\n")
 
