@@ -41,6 +41,9 @@ MUTATIONS = [
     ),
     Mutation("doubled_bos", "stages/preflight.py", "        if doubled:", "        if False:"),
     Mutation("missing_bos", "stages/preflight.py", "if begin is not None and begin not in said.ids[:1]:", "if False:"),
+    Mutation(
+        "lora_merged_into_4_bit", "checkpoint/families/table.py", "if theirs[part].dtype not in WEIGHTS:", "if False:"
+    ),
     Mutation("text_that_spells_a_special_token", "text/template.py", "if tokenizer.special:", "if False:"),
     Mutation(
         "left_padding_changes_answers", "generate/slots.py", "[len(prompt) - 1 for prompt in prompts]",

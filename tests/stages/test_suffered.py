@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fledge.checkpoint.directory import load_model, save_model
@@ -303,3 +304,26 @@ def test_a_prompt_on_both_sides_of_the_held_out_line() -> None:
     for question in range(20):
         assert len(set(held[question::20])) == 1
     assert 0 < sum(held) < 200
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.float8_e4m3fn])
+def test_lora_merged_into_4_bit(tiny: Path, tmp_path: Path, dtype: torch.dtype) -> None:
+    """An adapter alone, a merge into quantised weights that says so, one that does not: none is taken for a model."""
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(FledgeError, match="is an adapter, not a model") as caught:
+        load_model(tmp_path)
+    assert "not into 4 bits" in caught.value.remedy
+    values, weights = (
+        json.loads((tiny / "base" / "config.json").read_text()),
+        load_file(tiny / "base/model.safetensors"),
+    )
+    (tmp_path / "config.json").write_text(json.dumps(values | {"quantization_config": {"load_in_4bit": True}}))
+    save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(FledgeError, match="quantised weights cannot be read"):
+        load_model(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    load_model(tmp_path)
+    name = next(name for name in weights if name.endswith("down_proj.weight"))
+    save_file(weights | {name: weights[name].to(dtype)}, tmp_path / "model.safetensors")
+    with pytest.raises(FledgeError, match="quantised weights cannot be read"):
+        load_model(tmp_path)

@@ -154,6 +154,11 @@ def fresh_weight(name: str, shape: torch.Size, config: ModelConfig) -> Tensor:
 def read_config(directory: Path) -> tuple[ModelConfig, dict[str, Any]]:
     """The axes of a directory's config.json, and the config.json itself."""
     path = directory / "config.json"
+    if (directory / "adapter_config.json").is_file() and not path.is_file():
+        raise FledgeError(
+            f"{directory} is an adapter, not a model",
+            "merge it into its base model in bfloat16 or float32 (not into 4 bits, which loses what it learnt)",
+        )
     if not path.is_file():
         raise FledgeError(f"{directory} is not a model: it has no config.json", "give a Hugging Face model directory")
     values = read_json(path)

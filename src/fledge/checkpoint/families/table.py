@@ -81,6 +81,9 @@ class HeadTable(NamedTuple):
     prefix: str | None = None  # of the base model, where it is another one than under other heads
 
 
+WEIGHTS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # what a weight may be stored as
+
+
 @dataclass(frozen=True)
 class Family:
     """A family of checkpoints.
@@ -162,6 +165,11 @@ def to_ours(
                 raise FledgeError(
                     f"{part} has shape {list(theirs[part].shape)}, by config.json it must be {shape}",
                     "its config.json and its weights do not belong together",
+                )
+            if theirs[part].dtype not in WEIGHTS:
+                raise FledgeError(
+                    f"{part} is {str(theirs[part].dtype).removeprefix('torch.')}: quantised weights cannot be read",
+                    "give the checkpoint in bfloat16 or float32; merge adapters into that, not into 4 or 8 bits",
                 )
         ours[rule.ours] = rule.layout.join([theirs[part] for part in rule.theirs], config).contiguous()
     return ours
