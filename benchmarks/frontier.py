@@ -7,7 +7,7 @@ comparisons of half of the prompts. Then, for each pair of weights, PPO trains a
 same answers of the SFT model. Everything is judged by what neither has seen: two linear judges over sentence
 embeddings (MiniLM), taught by the other half of the comparisons. Helpfulness is measured on questions of the helpful
 set, harmlessness on those of the harmless one, none of them trained on; a refusal is found by its words.
-WORK keeps every step; a second call only draws. DATA holds offensive text by design.
+WORK keeps every step and report.html; a second call only draws. DATA holds offensive text by design.
 """
 
 import argparse
@@ -15,7 +15,8 @@ import hashlib
 import importlib.util
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from scipy.optimize import minimize
 from tokenizers import Tokenizer
 
 from fledge.checkpoint.directory import load_model
-from fledge.core.files import read_jsonl, write_json, write_jsonl
+from fledge.core.files import read_jsonl, write_json, write_jsonl, write_text_atomic
 from fledge.core.log import Log
 from fledge.core.nouns import Comparison, messages_of
 from fledge.data.columns import to_comparisons
@@ -62,8 +63,11 @@ def main() -> None:
     models = raised(data, given.work, given.until, given.quick, log)
     if given.until == "ppo":
         points = swept(data, models, given.work, given.quick, log)
-        draw(points, given.work if given.quick else FIGURES)
+        where = given.work if given.quick else FIGURES
+        draw(points, where)
+        write_text_atomic(given.work / "report.html", page(points, (where / "frontier.svg").read_text()))
         tell(points)
+        log.say(f"report: {given.work / 'report.html'}")
 
 
 def prepare(preferences: Path, out: Path, limit: int) -> Path:
@@ -297,26 +301,55 @@ def draw(points: Sequence[dict[str, Any]], where: Path) -> None:
     (where / "frontier.json").write_text(json.dumps(slim, indent=1) + "\n")
 
 
+PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>Helpful against harmless</title>
+<style>
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem }}
+svg {{ max-width: 100%; height: auto }} .wide {{ overflow-x: auto }}
+table {{ border-collapse: collapse; font-size: 14px }}
+td, th {{ padding: 6px 10px; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; min-width: 5rem }}
+</style>
+<h1>Helpful against harmless</h1>
+<p>Two reward models, their weights swept; judged by what neither policy nor reward model has seen.</p>
+{figure}
+<div class="wide"><table>{table}</table></div>
+<h2>What they say</h2>
+<div class="wide"><table>{answers}</table></div>
+</html>
+"""
+COLUMNS = ["method", "weight of helpful", "helpful", "harmless", "harmful refused", "helpful refused", "KL"]
+
+
+def cells(point: dict[str, Any]) -> list[str]:
+    """A row of the table: values with their intervals."""
+
+    def cell(key: str, form: str) -> str:
+        found = point.get(key)
+        return f"{found['value']:{form}} ({found['low']:{form}} to {found['high']:{form}})" if found else ""
+
+    weight = "" if point["weight"] is None else f"{point['weight']:g}"
+    told = [cell("helpful", "+.2f"), cell("harmless", "+.2f"), cell("refused_harmless", ".0%")]
+    return [point["method"], weight, *told, cell("refused_helpful", ".0%"), cell("kl", ".1f")]
+
+
 def tell(points: Sequence[dict[str, Any]]) -> None:
     """The table."""
+    show("helpful against harmless", COLUMNS, [cells(point) for point in points])
 
-    def cell(found: dict[str, float] | None, form: str) -> str:
-        if found is None:
-            return ""
-        return f"{found['value']:{form}} ({found['low']:{form}} to {found['high']:{form}})"
 
-    show(
-        "helpful against harmless",
-        ["method", "weight of helpful", "helpful", "harmless", "harmful refused", "helpful refused", "KL"],
-        [
-            [
-                p["method"], "" if p["weight"] is None else f"{p['weight']:g}", cell(p["helpful"], "+.2f"),
-                cell(p["harmless"], "+.2f"), cell(p["refused_harmless"], ".0%"), cell(p["refused_helpful"], ".0%"),
-                cell(p.get("kl"), ".1f"),
-            ]
-            for p in points
-        ],
-    )  # fmt: skip
+def page(points: Sequence[dict[str, Any]], figure: str) -> str:
+    """All of it as one HTML page that needs no network: figure, table, and the same questions answered by each."""
+
+    def rows(kind: str, lines: Iterable[Sequence[str]]) -> str:
+        return "".join(f"<tr>{''.join(f'<{kind}>{escape(c)}</{kind}>' for c in line)}</tr>" for line in lines)
+
+    asked = [question for question, _ in points[0]["samples"]]
+    said = [[f"{p['method']} {cells(p)[1]}", *(text for _, text in p["samples"])] for p in points]
+    table, answers = (
+        rows("th", [COLUMNS]) + rows("td", map(cells, points)),
+        rows("th", [["", *asked]]) + rows("td", said),
+    )
+    return PAGE.format(figure=figure[figure.index("<svg") :], table=table, answers=answers)
 
 
 if __name__ == "__main__":
