@@ -200,7 +200,7 @@ def test_data_of_which_nothing_can_be_used(fledge: Fledge, tmp_path: Path, case:
     make(data)
     before = {path: path.read_bytes() for path in data.iterdir()}
     result = fledge("raise", "--data", data) if how == "raise --data" else fledge("tokenizer", f"documents={data}")
-    refused(result, message, "give text, Markdown, HTML, JSONL, JSON, CSV, Parquet or Arrow files")
+    refused(result, message, "give text, Markdown, HTML, WARC, JSONL, JSON, CSV, Parquet or Arrow files")
     assert str(data) in result.err
     assert {path: path.read_bytes() for path in data.iterdir()} == before
     assert not list(Path().rglob("artifact.json"))
