@@ -345,10 +345,8 @@ def page(points: Sequence[dict[str, Any]], figure: str) -> str:
 
     asked = [question for question, _ in points[0]["samples"]]
     said = [[f"{p['method']} {cells(p)[1]}", *(text for _, text in p["samples"])] for p in points]
-    table, answers = (
-        rows("th", [COLUMNS]) + rows("td", map(cells, points)),
-        rows("th", [["", *asked]]) + rows("td", said),
-    )
+    table = rows("th", [COLUMNS]) + rows("td", map(cells, points))
+    answers = rows("th", [["", *asked]]) + rows("td", said)
     return PAGE.format(figure=figure[figure.index("<svg") :], table=table, answers=answers)
 
 

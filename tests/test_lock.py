@@ -4,6 +4,7 @@ import re
 import tomllib
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -40,8 +41,5 @@ def test_a_file_without_a_hash_cannot_be_locked() -> None:
     torch = {"name": "torch", "version": "2"}
     text = lock_of([{"metadata": each, "download_info": mark} for each in (name, torch)])
     assert text.splitlines()[1:] == [f"a-b==1 --hash=sha256:{'0' * 64}"]
-    try:
+    with pytest.raises(KeyError):
         lock_of([{"metadata": name, "download_info": {"archive_info": {"hashes": {}}}}])
-    except KeyError:
-        return
-    raise AssertionError("locked without a hash")

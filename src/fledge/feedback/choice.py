@@ -11,12 +11,12 @@ from itertools import combinations
 from math import exp, log2
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 
 from fledge.core.errors import FledgeError
-from fledge.feedback.queue import MOST_ANSWERS, live
+from fledge.feedback.queue import MOST_ANSWERS, taken
 from fledge.feedback.store import Store
-from fledge.feedback.tables import Assignment, Completion, Prompt, Task
+from fledge.feedback.tables import Completion, Prompt, Task
 
 Conversation = Sequence[Mapping[str, str]]
 Scorer = Callable[[Sequence[Conversation]], list[float]]  # the reward of each conversation's last answer
@@ -85,16 +85,10 @@ def choose(
 def reorder(store: Store, scorers: Sequence[Scorer]) -> int:
     """Puts the ranking tasks that still want somebody in the order of doubt, the least sure first; returns how many.
     What a model cannot read keeps its place."""
-    taken = (
-        select(func.count(Assignment.id))
-        .where(Assignment.task_id == Task.id, live(Task.id, Assignment.person_id))
-        .correlate(Task)
-        .scalar_subquery()
-    )
     query = (
         select(Task.id, Task.completions, Prompt.messages)
         .join(Prompt, Task.prompt_id == Prompt.id)
-        .where(Task.kind == "rank", Task.known.is_(None), taken < Task.wanted)
+        .where(Task.kind == "rank", Task.known.is_(None), taken() < Task.wanted)
     )
     with store.session() as session:
         waiting = session.execute(query).all()

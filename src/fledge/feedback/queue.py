@@ -84,6 +84,16 @@ def live(task: Any, person: Any) -> Any:
     )
 
 
+def taken() -> Any:
+    """How many people have judged a task that was given to them, as a column beside `Task`."""
+    return (
+        select(func.count(Assignment.id))
+        .where(Assignment.task_id == Task.id, live(Task.id, Assignment.person_id))
+        .correlate(Task)
+        .scalar_subquery()
+    )
+
+
 def next_task(store: Store, person: str, kinds: Sequence[str] = tuple(KIND_OF)) -> Given | None:
     """The task that the person has open, or the next one that wants somebody; None if there is none.
 
@@ -264,11 +274,5 @@ def progress(store: Store, person: str) -> dict[str, int]:
     with store.session() as session:
         real = select(func.count(Task.id)).where(Task.known.is_(None))
         done = session.scalar(real.where(live(Task.id, person_id)))
-        taken = (
-            select(func.count(Assignment.id))
-            .where(Assignment.task_id == Task.id, live(Task.id, Assignment.person_id))
-            .correlate(Task)
-            .scalar_subquery()
-        )
-        left = session.scalar(real.where(taken < Task.wanted, ~live(Task.id, person_id)))
+        left = session.scalar(real.where(taken() < Task.wanted, ~live(Task.id, person_id)))
     return {"done": done or 0, "left": left or 0}

@@ -13,13 +13,13 @@ from math import sqrt
 from statistics import fmean, median, pvariance
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 
 from fledge.feedback.agreement import agreed, pair_units, pairs_of
 from fledge.feedback.people import standing
-from fledge.feedback.queue import live
+from fledge.feedback.queue import taken
 from fledge.feedback.store import Said, Store
-from fledge.feedback.tables import Assignment, Person, Task
+from fledge.feedback.tables import Person, Task
 
 BLOCKS = 8  # points of a line of drift
 LEAST = 3  # rankings of a block
@@ -48,13 +48,7 @@ def team(store: Store) -> dict[str, Any]:
 
 def progress(store: Store) -> dict[str, dict[str, int]]:
     """Per kind of task: how many there are, and how many judgements are wanted and there."""
-    taken = (
-        select(func.count(Assignment.id))
-        .where(Assignment.task_id == Task.id, live(Task.id, Assignment.person_id))
-        .correlate(Task)
-        .scalar_subquery()
-    )
-    query = select(Task.kind, Task.wanted, taken).where(Task.known.is_(None))
+    query = select(Task.kind, Task.wanted, taken()).where(Task.known.is_(None))
     found: dict[str, dict[str, int]] = {}
     with store.session() as session:
         for kind, wanted, there in session.execute(query):
