@@ -1,7 +1,7 @@
-"""Alignment steps: one PPO step of fledge against one GRPO step of TRL, and one SFT step against TRL's SFTTrainer.
+"""Alignment steps: PPO and GRPO of fledge against GRPO of TRL, and an SFT step against that of TRL's SFTTrainer.
 
 TRL has no PPO any more. Its GRPO step has the same shape: sample completions, their log-probs under a reference model,
-rewards, one update. fledge does more in it: a critic is evaluated and trained too, the engine returns log-probs, and
+rewards, one update. fledge does more in it: PPO evaluates and trains a critic too, the engine returns log-probs, and
 the trainer's are compared with them. Both get their reward from the same function of the completion's ids; one line
 of fledge has a reward model instead. SFT: rows of 201 tokens, every token supervised, no packing.
 
@@ -33,12 +33,13 @@ from fledge.generate.engine import Completion, Engine, Request
 from fledge.model.config import ModelConfig
 from fledge.model.heads import LanguageModel
 from fledge.objectives.language import next_token
-from fledge.objectives.policy import ppo
+from fledge.objectives.policy import grpo, ppo
 from fledge.text.tokenizer import Tokenizer
 from fledge.train.actor_critic import ActorCritic
+from fledge.train.estimators import Critic, CriticConfig, Group, GroupConfig
 from fledge.train.loop import fit
 from fledge.train.optimizers import OptimizerConfig, build
-from fledge.train.rollouts import RolloutConfig, Rollouts
+from fledge.train.rollouts import Rollouts
 from measure import Contender, arguments, fastest, interleaved, median, show, speedup, spread, warn_if_busy
 
 RATE = 1e-6  # the models stay near where they began, so that every step is alike
@@ -121,12 +122,12 @@ def trl_sft(model: Path, rows: list[list[int]], batch: int, dtype: torch.dtype) 
     return steps_of(SFTTrainer(str(model), settings, train_dataset=data, processing_class=tokenizer))
 
 
-def fledge_ppo(
-    model: Path, prompts: list[str], answers: int, new: int, dtype: torch.dtype, reward_model: bool
+def fledge_step(
+    model: Path, prompts: list[str], answers: int, new: int, dtype: torch.dtype, *, critic: bool, reward_model: bool
 ) -> Contender:
-    """A PPO step: one iteration of rollouts with one epoch of one minibatch, through `fit`."""
+    """A step of PPO, or of GRPO if there is no critic: one iteration with one epoch of one minibatch, through `fit`."""
     tokenizer = Tokenizer.load(model)
-    policy, reference, critic, scorer = (load_model(model, head=head) for head in (None, None, "scalar", "scalar"))
+    policy, reference, values, scorer = (load_model(model, head=head) for head in (None, None, "scalar", "scalar"))
     assert isinstance(policy, LanguageModel)
     engine = Engine(policy, tokenizer, max_batch=answers, dtype=dtype)  # as the stage does
 
@@ -142,14 +143,16 @@ def fledge_ppo(
                 return score_sequences(scorer, sequences, PROMPT + new)
         return torch.tensor([variety(ids[PROMPT:]) for ids in sequences])
 
-    both = ActorCritic(policy, critic)
+    both = ActorCritic(policy, values if critic else None)
+    shape = {"answers_per_iteration": answers, "epochs": 1, "minibatches": 1}
+    config = CriticConfig(**shape) if critic else GroupConfig(**shape, group=GROUP)
+    estimator = Critic(config) if isinstance(config, CriticConfig) else Group(config)
     rollouts = Rollouts(
-        both, reference, [tokenizer.encode(prompt) for prompt in prompts], sample, score,
-        RolloutConfig(answers_per_iteration=answers, epochs=1, minibatches=1),
+        both, reference, [tokenizer.encode(prompt) for prompt in prompts], sample, score, estimator, config,
         length=PROMPT + new, rows_per_microbatch=answers, dtype=dtype,
     )  # fmt: skip
     optimizer = build(both, OptimizerConfig(name="adamw", learning_rate=RATE, weight_decay=0.0))
-    steps = fit(both, rollouts, ppo, optimizer, steps=10**9, dtype=dtype)
+    steps = fit(both, rollouts, ppo if critic else grpo, optimizer, steps=10**9, dtype=dtype)
     return lambda: next(steps)
 
 
@@ -189,8 +192,11 @@ def main() -> None:
         for dtype in (torch.bfloat16, torch.float32):
             name = str(dtype).removeprefix("torch.")
             aligning[f"TRL GRPO, {name}"] = trl_grpo(model, prompts, answers, new, dtype)
-            aligning[f"fledge PPO, {name}"] = fledge_ppo(model, prompts, answers, new, dtype, reward_model=False)
-            aligning[f"fledge PPO, {name}, reward model"] = fledge_ppo(model, prompts, answers, new, dtype, True)
+            for what, critic, reward_model in (("GRPO", False, False), ("PPO", True, False), ("PPO", True, True)):
+                label = f"fledge {what}, {name}" + ", reward model" * reward_model
+                aligning[label] = fledge_step(
+                    model, prompts, answers, new, dtype, critic=critic, reward_model=reward_model
+                )
             tuning[f"TRL SFT, {name}"] = trl_sft(model, rows, batch, dtype)
             tuning[f"fledge SFT, {name}"] = fledge_sft(model, rows, batch, dtype, compiled=False)
             tuning[f"fledge SFT, {name}, compiled"] = fledge_sft(model, rows, batch, dtype, compiled=True)

@@ -1,5 +1,6 @@
-"""PPO's parts against loops, closed forms and a bandit whose best policy is known."""
+"""PPO's and GRPO's parts against loops, closed forms and a bandit whose best policy is known."""
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,8 @@ from fledge.objectives.policy import (
     advantages,
     best_of_n_kl,
     explained_variance,
+    group_advantages,
+    grpo,
     k1,
     k3,
     ppo,
@@ -64,13 +67,12 @@ def test_with_lambda_one_returns_are_the_sum_of_rewards_to_come() -> None:
 def test_the_score_lands_on_the_last_real_token_and_never_on_padding() -> None:
     torch.manual_seed(0)
     scores, kl = torch.randn(N), torch.randn(N, T)
-    ended = torch.tensor([True, False, True, True])
-    found = shaped_rewards(scores, kl, MASK, ended, kl_coefficient=0.1, missing_eos_penalty=2.0)
+    found = shaped_rewards(scores, kl, MASK, 0.1)
     for n, length in enumerate(LENGTHS):
         for t in range(T):
             expected = -0.1 * kl[n, t].item() if t < length else 0.0
             if t == length - 1:
-                expected += scores[n].item() - (0.0 if ended[n] else 2.0)
+                expected += scores[n].item()
             assert found[n, t].item() == pytest.approx(expected, abs=1e-6)
 
 
@@ -145,6 +147,68 @@ def test_losses_equal_loops_over_tokens() -> None:
     assert part["entropy"] == pytest.approx(entropy, rel=1e-5)
 
 
+def test_grpo_equals_loops_over_tokens() -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(2, 5, 7)
+    targets = torch.randint(0, 7, (2, 5))
+    targets[0, :2] = -100
+    logprobs = logits.log_softmax(-1).gather(2, targets.clamp(min=0)[..., None])[..., 0]
+    old, advantage = logprobs + 0.4 * torch.randn(2, 5), torch.randn(2, 5)
+    reference, kl_weight = logprobs + torch.randn(2, 5), torch.full((2, 5), 0.7)
+    ptx_weight, acting = torch.zeros(2, 5), targets >= 0
+    acting[1, 3:], ptx_weight[1, 3:] = False, 0.3
+    batch = batch_of(
+        targets, old, advantage, policy_mask=acting, reference_logprobs=reference, kl_weight=kl_weight,
+        ptx_weight=ptx_weight,
+    )  # fmt: skip
+    found = grpo(SimpleNamespace(policy=output_of(logits).policy), batch, clip=0.2)
+
+    total, kl = 0.0, 0.0
+    for b, t in acting.nonzero().tolist():
+        ratio, a = (logprobs - old)[b, t].exp().item(), advantage[b, t].item()
+        total += -min(ratio * a, min(max(ratio, 0.8), 1.2) * a)
+        log_ratio = (reference - logprobs)[b, t].item()
+        kl += math.exp(log_ratio) - 1 - log_ratio
+    total += 0.7 * kl - 0.3 * logprobs[1, 3:].sum().item()
+    assert found.sum.item() == pytest.approx(total, rel=1e-5)
+    assert found.count.item() == acting.sum().item()
+    assert found.parts["kl_loss"][0].item() == pytest.approx(kl, rel=1e-5)
+
+
+def test_a_group_is_measured_by_its_own_mean_and_spread() -> None:
+    scores = torch.tensor([1.0, 3.0, 5.0, 2.0, 2.0, 2.0])
+    scaled = group_advantages(scores, 3).tolist()
+    assert scaled == pytest.approx([-1, 0, 1, 0, 0, 0], abs=1e-3)
+    assert group_advantages(scores, 3, scaled=False).tolist() == pytest.approx([-2, 0, 2, 0, 0, 0])
+
+
+def test_grpo_finds_the_best_arm_and_the_penalty_holds_it_back() -> None:
+    """Exact groups over a bandit: without a penalty the best arm takes all, with one the policy stays between."""
+    reward = torch.tensor([-1.0, 1.0, 1.5, 0.0])
+    reference = torch.zeros(4).log_softmax(0)
+    found = {}
+    for weight in (0.0, 1.0):
+        torch.manual_seed(0)
+        logits = torch.nn.Parameter(reference.clone())
+        optimizer = torch.optim.SGD([logits], lr=1.0)
+        for _ in range(150):
+            with torch.no_grad():
+                old = logits.log_softmax(0)
+                arm = torch.multinomial(old.exp(), 256, replacement=True)[:, None]
+                advantage = group_advantages(reward[arm[:, 0]], 8, scaled=False)[:, None]
+            batch = batch_of(
+                arm, old[arm], advantage, reference_logprobs=reference[arm], kl_weight=torch.full(arm.shape, weight)
+            )
+            loss = grpo(output_of(logits.expand(256, 1, 4)), batch)
+            optimizer.zero_grad()
+            (loss.sum / loss.count).backward()
+            optimizer.step()
+        found[weight] = logits.detach().softmax(0)
+    assert found[0.0][2] > 0.95
+    assert 0.3 < found[1.0][2] < 0.8
+    assert found[1.0].argmax() == 2
+
+
 def test_a_clipped_ratio_that_would_go_further_has_no_gradient() -> None:
     logits = torch.tensor([[[2.0, 0.0]]], requires_grad=True)
     targets, old = torch.tensor([[0]]), torch.tensor([[-1.0]])
@@ -184,9 +248,7 @@ def test_a_bandit_reaches_the_known_optimum_of_reward_minus_kl() -> None:
         with torch.no_grad():
             old = logits.log_softmax(0)
             arm = torch.multinomial(old.exp(), pulls, replacement=True)[:, None]
-            rewards = shaped_rewards(
-                reward[arm[:, 0]], k1(old[arm], reference[arm]), mask, mask[:, 0], kl_coefficient=beta
-            )
+            rewards = shaped_rewards(reward[arm[:, 0]], k1(old[arm], reference[arm]), mask, beta)
             value = rewards.mean().expand_as(rewards)
             advantage, _ = advantages(rewards, value, mask)
         for _ in range(4):

@@ -1,4 +1,4 @@
-"""PPO as a stage: which prompts it reads, whose reward it raises, when it stops, what it leaves behind."""
+"""PPO and GRPO as stages: which prompts it reads, whose reward it raises, when it stops, what it leaves behind."""
 
 import json
 from pathlib import Path
@@ -12,21 +12,29 @@ from fledge.core.config import make_config
 from fledge.core.errors import FledgeError
 from fledge.core.log import Log
 from fledge.generate.engine import Engine
-from fledge.stages.ppo import PpoConfig, ppo, read_prompts
+from fledge.stages.grpo import GrpoConfig, grpo
+from fledge.stages.ppo import PpoConfig, ppo
+from fledge.stages.prompts import read_prompts
 from fledge.text.tokenizer import Tokenizer
 
 QUIET = Log(quiet=True)
 
 
-def run(tiny: Path, out: Path, **changes: Any) -> dict[str, Any]:
+STAGES: dict[str, tuple[Any, Any]] = {"ppo": (PpoConfig, ppo), "grpo": (GrpoConfig, grpo)}
+both = pytest.mark.parametrize("stage", STAGES)
+
+
+def run(tiny: Path, out: Path, stage: str = "ppo", **changes: Any) -> dict[str, Any]:
     rollouts = {"answers_per_iteration": 8, "epochs": 2, "minibatches": 2} | changes.pop("rollouts", {})
     settings: dict[str, Any] = {
         "policy": tiny / "base", "reward": tiny / "reward", "prompts": tiny / "prompts.jsonl",
         "length": 64, "tokens_per_step": 1024, "max_new_tokens": 8, "iterations": 2, "dtype": "float32",
     }  # fmt: skip
     out.mkdir()
-    config = make_config(PpoConfig, settings | changes | {"rollouts": rollouts}, "the test")
-    return ppo(config, out, Log(out, quiet=True))
+    kind, function = STAGES[stage]
+    config = make_config(kind, settings | changes | {"rollouts": rollouts}, "the test")
+    found: dict[str, Any] = function(config, out, Log(out, quiet=True))
+    return found
 
 
 def iterations(out: Path) -> list[dict[str, Any]]:
@@ -77,7 +85,10 @@ def test_rows_that_are_no_prompts_are_left_out(prompts_of: Any) -> None:
     assert prompts_of({"text": "a"}, {"prompt": "Where?"}, {"prompt": [ANSWER]}) == [ASKED]
 
 
-def test_it_raises_the_reward_it_is_given(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@both
+def test_it_raises_the_reward_it_is_given(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
     """A reward of one for every "z" in an answer: they become more, beyond what chance would do."""
     (wanted,) = Tokenizer.load(tiny / "base").encode("z")
 
@@ -87,7 +98,7 @@ def test_it_raises_the_reward_it_is_given(tiny: Path, tmp_path: Path, monkeypatc
     monkeypatch.setattr("fledge.stages.judging.score_sequences", zs)
     optimizer = {"name": "adamw", "learning_rate": 3e-2}
     rollouts = {"answers_per_iteration": 48, "kl_coefficient": 0.0}
-    run(tiny, tmp_path / "out", iterations=7, max_new_tokens=6, optimizer=optimizer, rollouts=rollouts)
+    run(tiny, tmp_path / "out", stage, iterations=7, max_new_tokens=6, optimizer=optimizer, rollouts=rollouts)
     found = iterations(tmp_path / "out")
     assert [row["iteration"] for row in found] == list(range(7))
     rewards = [row["reward"] + 0.25 for row in found]  # reward_mean of the tiny reward model
@@ -104,17 +115,19 @@ def test_rewards_are_measured_from_the_demonstrations(
     assert run(tiny, tmp_path / "out", iterations=1)["last"]["reward"] == pytest.approx(3.0 - 0.25)
 
 
-def test_what_it_leaves_behind(tiny: Path, tmp_path: Path) -> None:
+@both
+def test_what_it_leaves_behind(tiny: Path, tmp_path: Path, stage: str) -> None:
     out = tmp_path / "out"
-    summary = run(tiny, out, iterations=4, sample_every=2, samples=4)
+    summary = run(tiny, out, stage, iterations=4, sample_every=2, samples=4)
     assert summary["iterations"] == 4
     assert summary["stopped"] == ""
-    assert {"reward", "kl", "entropy", "explained_variance", "length"} <= set(summary["last"])
+    own = {"ppo": "explained_variance", "grpo": "groups_without_signal"}[stage]
+    assert {"reward", "kl", "entropy", own, "length"} <= set(summary["last"])
     samples = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
     assert [row["iteration"] for row in samples] == [0] * 4 + [2] * 4 + [3] * 4
     assert all(row["prompt"].endswith("<|im_start|>assistant\n") for row in samples)
     losses = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    assert {"clip_fraction", "value_loss"} <= {key for row in losses for key in row}
+    assert {"clip_fraction", {"ppo": "value_loss", "grpo": "kl_loss"}[stage]} <= {key for row in losses for key in row}
     before, after = load_model(tiny / "base"), load_model(out)
     assert after.config == before.config
     assert any(not torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True))
@@ -152,9 +165,10 @@ def test_it_stops_when_it_has_gone_too_far(tiny: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("coefficient", "mixed"), [(0.0, False), (0.5, True)])
-def test_pretraining_text_is_mixed_in(tiny: Path, tmp_path: Path, coefficient: float, mixed: bool) -> None:
+@both
+def test_pretraining_text_is_mixed_in(tiny: Path, tmp_path: Path, coefficient: float, mixed: bool, stage: str) -> None:
     run(
-        tiny, tmp_path / "out", iterations=1, documents=tiny / "documents.jsonl", ptx_tokens=64, log_every=1,
+        tiny, tmp_path / "out", stage, iterations=1, documents=tiny / "documents.jsonl", ptx_tokens=64, log_every=1,
         rollouts={"ptx_coefficient": coefficient},
     )  # fmt: skip
     rows = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]

@@ -39,8 +39,9 @@ from fledge.stages.session import Session, TrainConfig
 from fledge.stages.sft import read_conversations
 from fledge.text.template import render
 from fledge.text.tokenizer import Tokenizer
+from fledge.train.estimators import Critic, CriticConfig
 from fledge.train.loop import fit
-from fledge.train.rollouts import RolloutConfig, Rollouts
+from fledge.train.rollouts import Rollouts
 
 QUIET = Log(quiet=True)
 
@@ -172,7 +173,7 @@ def test_the_reward_model_reads_the_wrong_position(tiny: Path) -> None:
 def test_ppo_rewards_pad() -> None:
     mask = torch.tensor([[True, True, False, False], [True, True, True, True]])
     kl = torch.ones(2, 4)
-    rewards = shaped_rewards(torch.tensor([3.0, 5.0]), kl, mask, torch.tensor([True, True]), kl_coefficient=0.5)
+    rewards = shaped_rewards(torch.tensor([3.0, 5.0]), kl, mask, 0.5)
     assert rewards.tolist() == [[-0.5, 2.5, 0, 0], [-0.5, -0.5, -0.5, 4.5]]
 
 
@@ -207,8 +208,10 @@ def test_rollout_and_trainer_disagree_on_logprobs(off: float, refused: bool) -> 
     def score(sequences: list[list[int]]) -> Tensor:
         return torch.zeros(len(sequences))
 
-    config = RolloutConfig(answers_per_iteration=4, minibatches=1)
-    rollouts = Rollouts(Policy(), Policy(), [[1, 2]], sample, score, config, length=8, rows_per_microbatch=4)
+    config = CriticConfig(answers_per_iteration=4, minibatches=1)
+    rollouts = Rollouts(
+        Policy(), Policy(), [[1, 2]], sample, score, Critic(config), config, length=8, rows_per_microbatch=4
+    )
     if refused:
         with pytest.raises(FledgeError, match=r"log-probs disagree by 0\.1 nats per token"):
             next(rollouts)

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from fledge.core.errors import FledgeError
 from fledge.model.config import ModelConfig
 from fledge.model.heads import build as build_model
-from fledge.objectives import ppo
+from fledge.objectives import grpo, ppo
 from fledge.objectives.policy import advantages
 from fledge.train.actor_critic import ActorCritic
+from fledge.train.estimators import Critic, CriticConfig, Group, GroupConfig
 from fledge.train.loop import fit
 from fledge.train.optimizers import OptimizerConfig, build
-from fledge.train.rollouts import RolloutConfig, Rollouts
+from fledge.train.rollouts import Rollouts
 
 END, WANTED, LONGEST = 0, 7, 6
 PROMPTS = [[1 + i % 5, 2 + i % 3, 3 + i % 7][: 1 + i % 3] for i in range(20)]
@@ -71,16 +72,25 @@ class PretrainingRows:
         self.step = state["step"]
 
 
-def begin(config: RolloutConfig, ptx: PretrainingRows | None = None) -> tuple[ActorCritic, Rollouts]:
-    model, reference = ActorCritic(Tiny(1), TinyCritic(2)), Tiny(1)
+def begin_groups(config: GroupConfig, ptx: PretrainingRows | None = None) -> tuple[ActorCritic, Rollouts]:
+    model, reference = ActorCritic(Tiny(1), None), Tiny(1)
     rollouts = Rollouts(
-        model, reference, PROMPTS, sampler(model.policy), share_of_wanted, config,
+        model, reference, PROMPTS, sampler(model.policy), share_of_wanted, Group(config), config,
         length=16, rows_per_microbatch=3, seed=5, ptx=ptx,
     )  # fmt: skip
     return model, rollouts
 
 
-SMALL = RolloutConfig(answers_per_iteration=11, epochs=2, minibatches=3, kl_coefficient=0.1, missing_eos_penalty=0.5)
+def begin(config: CriticConfig, ptx: PretrainingRows | None = None) -> tuple[ActorCritic, Rollouts]:
+    model, reference = ActorCritic(Tiny(1), TinyCritic(2)), Tiny(1)
+    rollouts = Rollouts(
+        model, reference, PROMPTS, sampler(model.policy), share_of_wanted, Critic(config), config,
+        length=16, rows_per_microbatch=3, seed=5, ptx=ptx,
+    )  # fmt: skip
+    return model, rollouts
+
+
+SMALL = CriticConfig(answers_per_iteration=11, epochs=2, minibatches=3, kl_coefficient=0.1, missing_eos_penalty=0.5)
 
 
 def test_every_column_lies_at_its_token() -> None:
@@ -151,8 +161,9 @@ def test_real_models_agree_packed_and_alone() -> None:
             p.add_(0.3 * torch.randn_like(p))
     model = ActorCritic(policy, build_model(shape.model_copy(update={"head": "scalar"})))
     rollouts = Rollouts(
-        model, reference, PROMPTS, sampler(policy), share_of_wanted, SMALL, length=32, rows_per_microbatch=3
-    )
+        model, reference, PROMPTS, sampler(policy), share_of_wanted, Critic(SMALL), SMALL,
+        length=32, rows_per_microbatch=3,
+    )  # fmt: skip
     steps = list(fit(model, rollouts, ppo, build(model, OptimizerConfig(learning_rate=1e-3)), steps=12))
     assert rollouts.iteration.index == 1
     assert rollouts.iteration.numbers["logprob_disagreement"] < 1e-5
@@ -181,7 +192,7 @@ def test_ptx_rows_weigh_the_coefficient_beside_the_answers() -> None:
 
 @pytest.mark.parametrize("with_ptx", [False, True])
 def test_ppo_raises_a_hand_made_reward(with_ptx: bool) -> None:
-    config = RolloutConfig(
+    config = CriticConfig(
         answers_per_iteration=64, epochs=2, minibatches=2, kl_coefficient=0.01, missing_eos_penalty=0.0,
         ptx_coefficient=0.1 if with_ptx else 0.0,
     )  # fmt: skip
@@ -238,7 +249,7 @@ def test_the_critic_learns_alone_at_first() -> None:
 
 
 def test_it_ends_when_kl_passes_the_bound() -> None:
-    config = RolloutConfig(answers_per_iteration=32, epochs=2, minibatches=1, kl_coefficient=0.0, kl_stop=0.05)
+    config = CriticConfig(answers_per_iteration=32, epochs=2, minibatches=1, kl_coefficient=0.0, kl_stop=0.05)
     model, rollouts = begin(config)
     optimizer = build(model, OptimizerConfig(learning_rate=0.02))
     steps = list(fit(model, rollouts, ppo, optimizer, steps=100))
@@ -289,3 +300,72 @@ def test_answers_longer_than_a_row_and_too_many_minibatches_are_refused() -> Non
         next(rollouts)
     with pytest.raises(FledgeError, match="2 answers cannot fill 3 minibatches"):
         begin(SMALL.model_copy(update={"answers_per_iteration": 2}))
+
+
+GROUPS = GroupConfig(answers_per_iteration=12, group=4, epochs=1, minibatches=2, missing_eos_penalty=0.5)
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+def test_grpo_compares_answers_to_the_same_prompt(scaled: bool) -> None:
+    """Each advantage from the answers and scores of its group alone, on all tokens of its answer and nowhere else."""
+    _, rollouts = begin_groups(GROUPS.model_copy(update={"scaled": scaled}))
+    steps = [next(rollouts) for _ in range(rollouts.steps_per_iteration)]
+    found = rollouts.iteration
+    prompts = [tuple(prompt) for prompt in found.prompts]
+    assert len(set(prompts)) > 1
+    assert all(prompts[i] == prompts[i - i % 4] for i in range(12))
+    worth = [s - 0.5 * (a[-1] != END) for s, a in zip(found.scores, found.answers)]
+    expected: dict[tuple, list[float]] = {}
+    for i, answer in enumerate(found.answers):
+        group = worth[i - i % 4 : i - i % 4 + 4]
+        mean = sum(group) / 4
+        spread = (sum((w - mean) ** 2 for w in group) / 3) ** 0.5 + 1e-4
+        expected.setdefault((*prompts[i], -1, *answer), []).append((worth[i] - mean) / (spread if scaled else 1))
+    seen = 0
+    for batch in [b for step in steps for b in step]:
+        assert not batch["advantages"][~batch["policy_mask"]].any()
+        for row in range(len(batch["ids"])):
+            for document in range(1, int(batch["documents"][row].max()) + 1):
+                here = batch["documents"][row] == document
+                acting = here & batch["policy_mask"][row]
+                prompt = batch["ids"][row][here][: int((here & ~acting)[: acting.nonzero()[0]].sum()) + 1]
+                key = (*prompt.tolist(), -1, *batch["targets"][row][acting].tolist())
+                told = batch["advantages"][row][acting]
+                assert (told == told[0]).all()
+                assert any(told[0].item() == pytest.approx(value, abs=1e-4) for value in expected[key])
+                assert torch.equal(batch["kl_weight"][row][acting], torch.full_like(told, 0.04))
+                seen += 1
+    assert seen == 12
+    assert "groups_without_signal" in found.numbers
+
+
+def test_grpo_raises_a_hand_made_reward_and_resumes_to_the_bit() -> None:
+    config = GroupConfig(
+        answers_per_iteration=64, group=8, epochs=2, minibatches=2, kl_coefficient=0.01, missing_eos_penalty=0.0,
+        ptx_coefficient=0.1,
+    )  # fmt: skip
+
+    def run(iterations: int, start: int = 0, saved: Any = None) -> Any:
+        model, rollouts = begin_groups(config, PretrainingRows())
+        optimizer = build(model, OptimizerConfig(learning_rate=0.01, weight_decay=0.0))
+        if saved:
+            model.load_state_dict(saved[0])
+            optimizer.load_state_dict(saved[1])
+            rollouts.load_state(saved[2])
+        rewards = []
+        for step in fit(model, rollouts, grpo, optimizer, steps=4 * iterations, start=4 * start):
+            assert {"kl_loss", "ptx_loss", "clip_fraction"} <= set(step.parts)
+            if rollouts.between:
+                rewards.append(rollouts.iteration.numbers["reward"])
+        return copy.deepcopy((model.state_dict(), optimizer.state_dict(), rollouts.state())), rewards
+
+    whole, rewards = run(12)
+    assert rewards[0] < 0.15
+    assert rewards[-1] > 3 * rewards[0]
+    resumed, _ = run(12, 5, run(5)[0])
+    assert all(torch.equal(a, b) for a, b in zip(whole[0].values(), resumed[0].values()))
+
+
+def test_answers_that_are_no_whole_groups_are_refused() -> None:
+    with pytest.raises(FledgeError, match="10 answers an iteration are no whole groups of 4"):
+        begin_groups(GROUPS.model_copy(update={"answers_per_iteration": 10}))

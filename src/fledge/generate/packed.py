@@ -2,9 +2,10 @@
 
 The linears use oneDNN's own weight layout (see `linear`). For small models the number of operators per token decides:
 norms are folded into the linears behind them, queries and keys are normalised and rotated as one. The residual stream
-and the norms stay in float32 as in training under autocast. Where the packed operator is missing, and on a GPU, the
-same copy runs on plain linears. The copy is of the weights as they are now; embeddings are shared with the model.
-`int8` has the linears in 8 bits (see `int8`).
+and the norms stay in float32 as in training under autocast; on a CPU keys and values do too, since torch's attention of
+one query to bfloat16 keys takes several times as long as to float32 ones. Where the packed operator is missing, and on
+a GPU, the same copy runs on plain linears. The copy is of the weights as they are now; embeddings are shared with the
+model. `int8` has the linears in 8 bits (see `int8`).
 
 With `parts` (see `spans`) what a row gets does not depend on how many others there are, to the bit, in every precision.
 
@@ -54,6 +55,7 @@ class PackedModel:
 
         backbone: Any = model.backbone
         self.config, self.dtype, self.device = model.config, dtype, backbone.embedding.weight.device
+        self.cache_dtype = torch.float32 if self.device.type == "cpu" else dtype  # of keys and values
         self.embedding = backbone.embedding.weight
         self.cos = torch.cat([backbone.cos, backbone.cos], -1)  # [context, D]
         self.sin = torch.cat([-backbone.sin, backbone.sin], -1)
@@ -84,7 +86,8 @@ class PackedModel:
         hidden = keys > positions[:, :, None]
         if window is not None:
             hidden |= keys <= positions[:, :, None] - window
-        return torch.zeros(hidden.shape, dtype=self.dtype, device=keys.device).masked_fill_(hidden, -math.inf)[:, None]
+        mask = torch.zeros(hidden.shape, dtype=self.cache_dtype, device=keys.device)
+        return mask.masked_fill_(hidden, -math.inf)[:, None]
 
 
 def can_be_packed(config: ModelConfig) -> bool:

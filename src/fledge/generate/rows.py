@@ -57,7 +57,7 @@ class RowCache:
 
     def __init__(self, model: AnyModel, budget: int, draft: AnyModel | None = None) -> None:
         if isinstance(model, PackedModel):
-            self.device, self.dtype = model.device, model.dtype
+            self.device, self.dtype = model.device, model.cache_dtype
         else:
             weight = next(model.parameters())
             self.device, self.dtype = weight.device, weight.dtype

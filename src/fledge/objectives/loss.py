@@ -80,8 +80,12 @@ class Valued(Protocol):
     def values(self) -> Tensor: ...
 
 
-class ActingAndValued(Valued, Protocol):
-    """The output of an actor-critic: the policy's output beside the critic's values [B,T]."""
+class Acting(Protocol):
+    """The output of a model that holds a policy: the policy's own."""
 
     @property
     def policy(self) -> Projectable: ...
+
+
+class ActingAndValued(Acting, Valued, Protocol):
+    """The output of an actor-critic: the policy's output beside the critic's values [B,T]."""

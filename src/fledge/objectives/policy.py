@@ -3,7 +3,7 @@
 The reward of an answer is a score on its last real token and, on every token, a penalty for leaving the reference
 policy (arXiv:1909.08593, 2009.01325, 2203.02155); advantages by generalised estimation (arXiv:1506.02438); the
 clipped losses of PPO (arXiv:1707.06347), with the ptx term of InstructGPT as one more weighted sum in the same loss.
-Left out: GRPO, an entropy bonus.
+GRPO (arXiv:2402.03300) compares the answers to one prompt instead of asking a critic. Left out: an entropy bonus.
 
 Shapes: N answers, T tokens of the longest answer (right-padded; a mask says which are real); B, T of packed batches.
 Advantages, returns and values belong to the position that *predicts* a token.
@@ -11,12 +11,13 @@ Advantages, returns and values belong to the position that *predicts* a token.
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from fledge.objectives.language import logprobs_and_entropy
-from fledge.objectives.loss import ActingAndValued, Loss
+from fledge.objectives.loss import Acting, ActingAndValued, Loss
 
 
 def k1(logprobs: Tensor, reference: Tensor) -> Tensor:
@@ -38,24 +39,24 @@ def best_of_n_kl(n: int) -> float:
     return math.log(n) - (n - 1) / n
 
 
-def shaped_rewards(
-    scores: Tensor,
-    kl: Tensor,
-    mask: Tensor,
-    ended: Tensor,
-    *,
-    kl_coefficient: float,
-    missing_eos_penalty: float = 0.0,
-) -> Tensor:
+def shaped_rewards(scores: Tensor, kl: Tensor, mask: Tensor, kl_coefficient: float) -> Tensor:
     """Per-token rewards [N,T]: -kl_coefficient·kl on every real token, and the score on the last real one.
 
-    scores [N]; kl [N,T]; mask [N,T] bool, every row with at least one real token; ended [N] bool, whether the answer
-    stopped by itself: one that did not has `missing_eos_penalty` taken from its score.
+    scores [N]; kl [N,T]; mask [N,T] bool, every row with at least one real token.
     """
     rewards = torch.where(mask, -kl_coefficient * kl, torch.zeros_like(kl))
     last = mask.sum(1, keepdim=True) - 1
-    score = scores - missing_eos_penalty * (~ended).to(scores.dtype)
-    return rewards.scatter_add(1, last, score[:, None].to(rewards.dtype))
+    return rewards.scatter_add(1, last, scores[:, None].to(rewards.dtype))
+
+
+def group_advantages(scores: Tensor, group: int, scaled: bool = True) -> Tensor:
+    """What each of the scores [N] is above the mean of its group, [N]; `scaled`: in the group's standard deviations.
+
+    Consecutive `group` scores are of one prompt. A group of equal scores gives zeros.
+    """
+    groups = scores.view(-1, group)
+    above = groups - groups.mean(1, keepdim=True)
+    return (above / (groups.std(1, keepdim=True) + 1e-4) if scaled else above).flatten()
 
 
 def advantages(
@@ -100,48 +101,77 @@ def ppo(
 ) -> Loss:
     """Clipped policy loss + value_coefficient · clipped value loss, + the ptx term; the count is the answers' tokens.
 
-    batch, all [B,T]: targets (the answer's or the pretraining text's next token, else -100); policy_mask bool (the
-    target is an answer's token); old_logprobs, advantages, returns, old_values; ptx_weight, what a pretraining
-    token's cross-entropy weighs *relative to one answer token* (coefficient · answer tokens / pretraining tokens of
-    the step, folded in by whoever makes the batch), 0 elsewhere.
-    Parts: policy_loss, value_loss, entropy, clip_fraction, value_clip_fraction, kl_old_k1, kl_old_k3 (how far this
-    update has moved from the policy that answered), ptx_loss.
+    batch: what `acting` reads, and, all [B,T], returns and old_values.
+    Parts: those of `acting`; value_loss, value_clip_fraction.
     """
-    logprobs, entropy = logprobs_and_entropy(output.policy, batch["targets"])
-    acted = batch["policy_mask"].flatten().nonzero()[:, 0]
-    ptx_weight = batch["ptx_weight"]
-    total = -(ptx_weight * logprobs).sum()
-
-    new, old = logprobs.flatten()[acted], batch["old_logprobs"].flatten()[acted]
-    advantage = batch["advantages"].flatten()[acted]
-    ratio = (new - old).exp()
-    policy_loss = -torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
-    total = total + policy_loss.sum()
-
+    acted, policy = acting(output, batch, clip)
     # The critic is asked only where there are answers: a micro-batch of pretraining text never runs it.
-    value_loss = value_clipped = torch.zeros_like(new)
-    if len(acted):
-        returns, old_values = (batch[name].flatten()[acted] for name in ("returns", "old_values"))
-        values = output.values.flatten()[acted].to(returns.dtype)
+    value_loss = value_clipped = torch.zeros_like(acted.logprobs)
+    if len(acted.places):
+        returns, old_values = acted.of(batch["returns"]), acted.of(batch["old_values"])
+        values = acted.of(output.values).to(returns.dtype)
         near = old_values + (values - old_values).clamp(-value_clip, value_clip)
         plain, clipped = (values - returns).square(), (near - returns).square()
         value_loss, value_clipped = 0.5 * torch.maximum(plain, clipped), (clipped > plain).float()
-        total = total + value_coefficient * value_loss.sum()
+    parts = {name: (column.detach().sum(), policy.count) for name, column in (
+        ("value_loss", value_loss), ("value_clip_fraction", value_clipped),
+    )}  # fmt: skip
+    return Loss(policy.sum + value_coefficient * value_loss.sum(), policy.count, policy.parts | parts)
 
-    count = torch.tensor(float(len(acted)), device=total.device)
-    moved = new.detach()
-    ptx = (ptx_weight > 0).to(logprobs.dtype)
+
+def grpo(output: Acting, batch: dict[str, Tensor], *, clip: float = 0.2) -> Loss:
+    """Clipped policy loss + kl_weight · KL to the reference as `k3`, + the ptx term; the count is the answers' tokens,
+    so that every token weighs the same (arXiv:2503.14476 §3.3) where the paper gives every answer the same.
+
+    batch: what `acting` reads, and, both [B,T], reference_logprobs and kl_weight. Parts: those of `acting`; kl_loss.
+    """
+    acted, policy = acting(output, batch, clip)
+    kl = k3(acted.logprobs, acted.of(batch["reference_logprobs"]))
+    total = policy.sum + (acted.of(batch["kl_weight"]) * kl).sum()
+    return Loss(total, policy.count, policy.parts | {"kl_loss": (kl.detach().sum(), policy.count)})
+
+
+class Acted(NamedTuple):
+    """Flat places in [B·T] that predict an answer's token, and the policy's log-probs there."""
+
+    places: Tensor
+    logprobs: Tensor
+
+    def of(self, column: Tensor) -> Tensor:
+        """A column [B,T] at these places."""
+        return column.flatten()[self.places]
+
+
+def acting(output: Acting, batch: dict[str, Tensor], clip: float) -> tuple[Acted, Loss]:
+    """The clipped policy loss and the ptx term, which PPO and GRPO share.
+
+    batch, all [B,T]: targets (the answer's or the pretraining text's next token, else -100); policy_mask bool (the
+    target is an answer's token); old_logprobs, advantages; ptx_weight, what a pretraining token's cross-entropy weighs
+    *relative to one answer token* (coefficient · answer tokens / pretraining tokens of the step, folded in by whoever
+    makes the batch), 0 elsewhere.
+    Parts: policy_loss, entropy, clip_fraction, kl_old_k1, kl_old_k3 (how far this update has moved from the policy that
+    answered), ptx_loss.
+    """
+    logprobs, entropy = logprobs_and_entropy(output.policy, batch["targets"])
+    places = batch["policy_mask"].flatten().nonzero()[:, 0]
+    acted = Acted(places, logprobs.flatten()[places])
+    new, old, advantage = acted.logprobs, acted.of(batch["old_logprobs"]), acted.of(batch["advantages"])
+    ratio = (new - old).exp()
+    policy_loss = -torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
+    ptx_weight = batch["ptx_weight"]
+    total = policy_loss.sum() - (ptx_weight * logprobs).sum()
+
+    count = torch.tensor(float(len(places)), device=total.device)
+    moved, ptx = new.detach(), (ptx_weight > 0).to(logprobs.dtype)
     per_token = {
         "policy_loss": policy_loss,
-        "value_loss": value_loss,
-        "entropy": entropy.flatten()[acted],
+        "entropy": acted.of(entropy),
         "clip_fraction": ((ratio - 1).abs() > clip).float(),
-        "value_clip_fraction": value_clipped,
         "kl_old_k1": k1(old, moved),
         "kl_old_k3": k3(old, moved),
     }
     parts = {name: (column.detach().sum(), count) for name, column in per_token.items()}
-    return Loss(total, count, {**parts, "ptx_loss": (-(ptx * logprobs.detach()).sum(), ptx.sum())})
+    return acted, Loss(total, count, {**parts, "ptx_loss": (-(ptx * logprobs.detach()).sum(), ptx.sum())})
 
 
 @dataclass

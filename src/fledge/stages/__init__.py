@@ -23,6 +23,7 @@ STAGES = {
     "compare": "sample answers and have them ranked",
     "reward": "learn what people prefer from rankings",
     "ppo": "learn to please the reward model, staying near where it came from",
+    "grpo": "the same without a critic: answers are compared with others to the same prompt",
     "dpo": "learn what people prefer from rankings directly, without a reward model",
     "bestof": "keep the best of n sampled answers, to evaluate or to learn from",
     "finetune": "learn a labelled task: classes, numbers, tags, answers, text to text",

@@ -27,8 +27,8 @@ from fledge.generate.sampling import Sampling
 from fledge.objectives.policy import best_of_n_kl
 from fledge.stages.asking import ask
 from fledge.stages.judging import Judges
-from fledge.stages.ppo import as_prompt
 from fledge.stages.preflight import check_length, check_prompts, check_tokenizer
+from fledge.stages.prompts import as_prompt
 from fledge.text.template import render
 from fledge.text.tokenizer import Tokenizer
 

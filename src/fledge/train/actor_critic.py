@@ -15,13 +15,14 @@ from fledge.objectives.loss import Projectable
 
 
 class ActorCritic(nn.Module):
-    """A language model `policy` and a scalar model `critic`, both called as model(ids, positions, documents).
+    """A language model `policy` and a scalar model `critic`, both called as model(ids, positions, documents); None
+    where nobody asks for values.
 
     averaged: `.average` holds the mean of the policies at the calls of `.average.update_parameters(policy)`; it is part
     of the state, so that a resumed run goes on with it, and is not trained.
     """
 
-    def __init__(self, policy: nn.Module, critic: nn.Module, averaged: bool = False) -> None:
+    def __init__(self, policy: nn.Module, critic: nn.Module | None, averaged: bool = False) -> None:
         super().__init__()
         self.policy, self.critic = policy, critic
         self.average = AveragedModel(policy).requires_grad_(False) if averaged else None
@@ -35,7 +36,12 @@ class ActorCritic(nn.Module):
         self, ids: Tensor, positions: Tensor | None = None, documents: Tensor | None = None
     ) -> "ActorCriticOutput":
         """ids, positions, documents [B,T] → `.policy` (hidden [B,T,E], weight [V,E]) and `.values` [B,T]."""
-        return ActorCriticOutput(self.policy(ids, positions, documents), lambda: self.critic(ids, positions, documents))
+
+        def judged() -> Any:
+            assert self.critic is not None, "there is no critic to ask"
+            return self.critic(ids, positions, documents)
+
+        return ActorCriticOutput(self.policy(ids, positions, documents), judged)
 
 
 class ActorCriticOutput:

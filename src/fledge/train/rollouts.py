@@ -1,8 +1,8 @@
 """Reinforcement learning as an iterator of batches: rolls out with the very model that `fit` is training.
 
-An iteration answers prompts, scores the answers, shapes rewards with the KL penalty to the reference policy, estimates
-advantages, and then yields `epochs` × `minibatches` optimizer steps of packed rows with every column `ppo` reads; rows
-of pretraining text (the ptx term) join each step (arXiv:1707.06347, 2009.01325, 2203.02155).
+An iteration answers prompts, scores the answers, has advantages estimated (`Estimator`: PPO's, GRPO's), and then yields
+`epochs` × `minibatches` optimizer steps of packed rows with every column that the loss reads; rows of pretraining text
+(the ptx term) join each step (arXiv:1707.06347, 2009.01325, 2203.02155).
 
 It has a position only *between* iterations: inside one, the answers belong to weights that are gone. The order of
 prompts and of minibatches follows from (seed, iteration), so a resumed run goes on to the same bits if `sample` is
@@ -12,7 +12,7 @@ Shapes: N answers of an iteration, T tokens of the longest one; B, L of packed r
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -25,16 +25,12 @@ from fledge.core.device import autocast
 from fledge.core.errors import FledgeError
 from fledge.data.packing import Batch, Example, Row, collate, pack
 from fledge.objectives.language import IGNORED, logprobs_and_entropy
-from fledge.objectives.policy import AdaptiveKL, advantages, explained_variance, k1, shaped_rewards, whiten
-
-COLUMNS = ("old_logprobs", "advantages", "returns", "old_values")
+from fledge.objectives.policy import AdaptiveKL, k1
 
 
 class RolloutConfig(Config):
     """KL is in nats per answer, summed over its tokens; `kl_target` None keeps the coefficient, `kl_stop` None never
-    stops. `ptx_coefficient`: weight of a pretraining token's mean loss beside the policy's mean loss per token.
-    `critic_warmup`: the first so many iterations train the critic alone, since the advantages of a critic that does not
-    know the returns yet are noise (arXiv:2504.05118 §4.1)."""
+    stops. `ptx_coefficient`: weight of a pretraining token's mean loss beside the policy's mean loss per token."""
 
     answers_per_iteration: int = 256
     epochs: int = 2
@@ -43,11 +39,8 @@ class RolloutConfig(Config):
     kl_target: float | None = None
     kl_gain: float = 0.1
     kl_stop: float | None = None
-    gamma: float = 1.0
-    lam: float = 0.95
     missing_eos_penalty: float = 1.0
     ptx_coefficient: float = 0.0
-    critic_warmup: int = 0
     logprob_tolerance: float = 0.05
 
 
@@ -71,6 +64,35 @@ class Pretraining(Protocol):
 
 
 @dataclass(frozen=True)
+class Answered:
+    """The answers of an iteration, measured: scores [N] less the penalty for an answer that did not end, mask [N,T]
+    bool, `tables` [N,T] of numbers per token (logprobs, reference, entropy and what the estimator noted)."""
+
+    scores: Tensor
+    mask: Tensor
+    tables: dict[str, Tensor]
+    kl_coefficient: float
+
+
+class Estimator(Protocol):
+    """Says how good each token of an answer was. Prompts come in groups of `group` answers each; for the first `warmup`
+    iterations the policy stays as it is."""
+
+    @property
+    def group(self) -> int: ...
+    @property
+    def warmup(self) -> int: ...
+
+    def note(self, output: Any) -> dict[str, Tensor]:
+        """What it wants to know of the model's output, by name: [B,L]."""
+        ...
+
+    def estimate(self, found: Answered) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """The columns [N,T] that the loss reads, and numbers for the log."""
+        ...
+
+
+@dataclass(frozen=True)
 class Iteration:
     """What one iteration found before it trained: numbers for the log, and the answers with their scores."""
 
@@ -84,8 +106,8 @@ class Iteration:
 class Rollouts:
     """Yields the micro-batches of each optimizer step; ends when the KL passes `config.kl_stop` (see `.stopped`).
 
-    model: gives `.policy` and `.values` (`ActorCritic`); reference: a language model; prompts: token ids.
-    sample(prompts, iteration) → one answer each; score(prompt + answer ids) → rewards [N].
+    model: gives `.policy` (`ActorCritic`); reference: a language model; prompts: token ids.
+    sample(prompts, iteration) → one answer each; score(prompt + answer ids) → rewards [N]; estimator: see there.
     length: tokens of a packed row. dtype: of autocast, the one `fit` trains with. ptx: gives the pretraining rows.
     """
 
@@ -96,6 +118,7 @@ class Rollouts:
         prompts: Sequence[list[int]],
         sample: Callable[[list[list[int]], int], Sequence[Answer]],
         score: Callable[[list[list[int]]], Tensor],
+        estimator: Estimator,
         config: RolloutConfig,
         *,
         length: int,
@@ -109,8 +132,13 @@ class Rollouts:
                 f"{config.answers_per_iteration} answers cannot fill {config.minibatches} minibatches",
                 "raise answers_per_iteration or lower minibatches",
             )
+        if config.answers_per_iteration % estimator.group:
+            raise FledgeError(
+                f"{config.answers_per_iteration} answers an iteration are no whole groups of {estimator.group}",
+                f"make answers_per_iteration a multiple of {estimator.group}",
+            )
         self.model, self.reference, self.prompts = model, reference, prompts
-        self.sample, self.score, self.config = sample, score, config
+        self.sample, self.score, self.estimator, self.config = sample, score, estimator, config
         self.length, self.rows_per_microbatch = length, rows_per_microbatch
         self.dtype, self.seed, self.ptx = dtype, seed, ptx
         self.index = 0
@@ -131,8 +159,8 @@ class Rollouts:
 
     @property
     def warming(self) -> bool:
-        """Whether this iteration trains the critic alone."""
-        return self.index < self.config.critic_warmup
+        """Whether the policy does not learn yet."""
+        return self.index < self.estimator.warmup
 
     one_shape = False
 
@@ -158,17 +186,11 @@ class Rollouts:
         scores = self.score(sequences).detach().float().cpu()
         ended = torch.tensor([answer.finish == "stop" for answer in answers])
         mask = padded([[1.0] * len(answer.ids) for answer in answers]) > 0
-        logprobs, reference, entropy, values = self.measure(examples, mask)
-        disagreement = self.check_logprobs(answers, logprobs, mask)
-
-        kl = k1(logprobs, reference)
-        kl_per_answer = float((kl * mask).sum(1).mean())
-        rewards = shaped_rewards(
-            scores, kl, mask, ended,
-            kl_coefficient=self.kl.coefficient, missing_eos_penalty=self.config.missing_eos_penalty,
-        )  # fmt: skip
-        advantage, returns = advantages(rewards, values, mask, gamma=self.config.gamma, lam=self.config.lam)
-        columns = dict(zip(COLUMNS, (logprobs, whiten(advantage, mask), returns, values), strict=True))
+        tables = self.measure(examples, mask)
+        disagreement = self.check_logprobs(answers, tables["logprobs"], mask)
+        kl_per_answer = float((k1(tables["logprobs"], tables["reference"]) * mask).sum(1).mean())
+        penalised = scores - self.config.missing_eos_penalty * (~ended).float()
+        columns, told = self.estimator.estimate(Answered(penalised, mask, tables, self.kl.coefficient))
         self.model.policy.requires_grad_(not self.warming)
 
         tokens = mask.sum()
@@ -177,8 +199,8 @@ class Rollouts:
             "reward_std": float(scores.std(correction=0)),
             "kl": kl_per_answer,
             "kl_coefficient": self.kl.coefficient,
-            "entropy": float((entropy * mask).sum() / tokens),
-            "explained_variance": explained_variance(values, returns, mask),
+            "entropy": float((tables["entropy"] * mask).sum() / tokens),
+            **told,
             "length": float(tokens / len(answers)),
             "ended": float(ended.float().mean()),
             "logprob_disagreement": disagreement,
@@ -195,18 +217,21 @@ class Rollouts:
         return steps
 
     def draw(self) -> list[list[int]]:
-        """The prompts of this iteration: passes over all of them, reshuffled each time."""
-        count = self.config.answers_per_iteration
+        """The prompts of this iteration, each once for every answer: passes over all of them, reshuffled each time."""
+        group = self.estimator.group
+        count = self.config.answers_per_iteration // group
         places = range(self.index * count, (self.index + 1) * count)
         passes = {place // len(self.prompts) for place in places}
         order = {p: np.random.default_rng([self.seed, 0, p]).permutation(len(self.prompts)) for p in passes}
-        return [list(self.prompts[order[p // len(self.prompts)][p % len(self.prompts)]]) for p in places]
+        drawn = [self.prompts[order[p // len(self.prompts)][p % len(self.prompts)]] for p in places]
+        return [list(prompt) for prompt in drawn for _ in range(group)]
 
     @torch.no_grad()
-    def measure(self, examples: Sequence[Example], mask: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Log-probs under the policy and under the reference, entropy and values of every answer token: each [N,T]."""
+    def measure(self, examples: Sequence[Example], mask: Tensor) -> dict[str, Tensor]:
+        """Of every answer token, each [N,T]: log-probs under the policy and under the reference, entropy, and what the
+        estimator notes."""
         device = next(self.model.parameters()).device
-        policy, reference, entropy, values = (torch.zeros(mask.shape) for _ in range(4))
+        tables: dict[str, Tensor] = {}
         for rows in self.microbatches(examples):
             batch = collate(rows)
             packed, answer, token = places_of(rows)
@@ -215,14 +240,18 @@ class Rollouts:
             )
             with autocast(device, self.dtype):
                 output = self.model(ids, positions, documents)
-                found = (
-                    *logprobs_and_entropy(output.policy, targets),
-                    logprobs_and_entropy(self.reference(ids, positions, documents), targets)[0],
-                    output.values,
-                )
-            for column, table in zip(found, (policy, entropy, reference, values), strict=True):
+                logprobs, entropy = logprobs_and_entropy(output.policy, targets)
+                reference, _ = logprobs_and_entropy(self.reference(ids, positions, documents), targets)
+                found = {
+                    "logprobs": logprobs,
+                    "entropy": entropy,
+                    "reference": reference,
+                    **self.estimator.note(output),
+                }
+            for name, column in found.items():
+                table = tables.setdefault(name, torch.zeros(mask.shape))
                 table[answer, token] = column.flatten().float().cpu()[packed]
-        return policy, reference, entropy, values
+        return tables
 
     def optimizer_steps(
         self, examples: Sequence[Example], mask: Tensor, columns: dict[str, Tensor]
@@ -234,21 +263,21 @@ class Rollouts:
             for chosen in np.array_split(order, self.config.minibatches):
                 batches = []
                 for rows in self.microbatches([examples[i] for i in chosen]):
-                    batch = without_columns(collate(rows))
+                    batch = without_columns(collate(rows), columns)
                     packed, answer, token = places_of(rows)
                     batch["policy_mask"].view(-1)[packed] = True
                     for name, table in columns.items():
                         batch[name].view(-1)[packed] = table[torch.as_tensor(chosen)[answer], token]
                     batches.append(batch)
                 tokens = int(mask[torch.as_tensor(chosen)].sum())
-                steps.append(batches + self.pretraining_rows(tokens))
+                steps.append(batches + self.pretraining_rows(tokens, columns))
         return steps
 
-    def pretraining_rows(self, answer_tokens: int) -> list[Batch]:
+    def pretraining_rows(self, answer_tokens: int, columns: Iterable[str]) -> list[Batch]:
         """The ptx micro-batches of a step with `answer_tokens`; none without a coefficient."""
         if self.ptx is None or not self.config.ptx_coefficient or self.warming:
             return []
-        batches = [without_columns(batch) for batch in next(self.ptx)]
+        batches = [without_columns(batch, columns) for batch in next(self.ptx)]
         tokens = sum(int((batch["targets"] != IGNORED).sum()) for batch in batches)
         weight = self.config.ptx_coefficient * answer_tokens / max(1, tokens)
         for batch in batches:
@@ -323,8 +352,8 @@ def places_of(rows: Sequence[Row]) -> tuple[Tensor, Tensor, Tensor]:
     return packed_, answer_, token_
 
 
-def without_columns(batch: Batch) -> Batch:
-    """The batch with PPO's columns at rest: nothing acted, nothing weighed."""
+def without_columns(batch: Batch, columns: Iterable[str]) -> Batch:
+    """The batch with the columns of the loss at rest: nothing acted, nothing weighed."""
     shape = batch["targets"].shape
-    blank = {name: torch.zeros(shape) for name in (*COLUMNS, "ptx_weight")}
+    blank = {name: torch.zeros(shape) for name in (*columns, "ptx_weight")}
     return {**batch, **blank, "policy_mask": torch.zeros(shape, dtype=torch.bool)}

@@ -1,0 +1,51 @@
+"""What reinforcement learning reads: prompts of any readable file, and pretraining text to mix in."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+
+from fledge.core.log import Log
+from fledge.core.nouns import Message
+from fledge.data.columns import checked, convert, prompt_of
+from fledge.data.readers import read
+from fledge.data.stream import Stream
+from fledge.stages.examples import document_examples, read_documents
+from fledge.stages.pretrain import mixture
+from fledge.text.template import render
+from fledge.text.tokenizer import Tokenizer
+
+
+def read_prompts(path: Path, tokenizer: Tokenizer, log: Log) -> list[list[int]]:
+    """The prompts of any readable file as token ids; says what was left out and why."""
+    rows = read(path)
+    prompts, dropped = convert(rows.rows, as_prompt, "prompt, messages or instruction")
+    for reason, count in [*rows.report.dropped.items(), *dropped.items()]:
+        log.say(f"[yellow]{escape(f'{path.name}: left out {count:,} rows: {reason}')}[/]")
+    return [render(tokenizer, prompt, add_generation_prompt=True).ids for prompt in prompts]
+
+
+def as_prompt(row: dict[str, Any]) -> tuple[Message, ...]:
+    """The messages that ask for an answer: a conversation that ends in an answer is taken up to it."""
+    messages = prompt_of(row)
+    if messages and messages[-1].role == "assistant":
+        messages = messages[:-1]
+    checked((*messages, Message("assistant", "an answer")))
+    return messages
+
+
+def mixed_in(
+    documents: Path | None,
+    weights: dict[str, float],
+    tokens: int,
+    length: int,
+    seed: int,
+    tokenizer: Tokenizer,
+    log: Log,
+) -> Stream | None:
+    """The stream of the ptx rows: one micro-batch of about `tokens` a step; None without documents."""
+    if documents is None:
+        return None
+    texts = document_examples(read_documents(documents, log), tokenizer)
+    rows = max(1, tokens // length)
+    return Stream(texts, mixture(weights, texts), length, rows, 1, seed, split=True)
