@@ -14,6 +14,7 @@ V vocabulary.
 """
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,7 @@ from fledge.model.config import ModelConfig
 from fledge.model.heads import LanguageModel
 
 AnyLinear = Linear | Int8Linear
+ROWS = 256  # tokens in a feed-forward layer at once on a CPU: what it holds stays in the cache
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,7 @@ class Layer:
         attention, feedforward = block.attention, block.feedforward
         self.heads, self.kv_heads, self.head_size = attention.heads, attention.kv_heads, attention.head_size
         device, width = attention.qkv.weight.device, attention.qkv.in_features
+        self.rows = ROWS if device.type == "cpu" else sys.maxsize
         self.norms = [Norm(norm.eps, width, device) for norm in (block.attention_norm, block.feedforward_norm)]
         first, second = block.attention_norm.weight, block.feedforward_norm.weight
         self.qkv = linear(attention.qkv.weight * self.norms[0].folded(first), attention.qkv.bias)
@@ -166,8 +169,16 @@ class Layer:
         else:
             y = attend(q, keys, values, parts)
         x = x + self.out(y.transpose(1, 2).reshape(batch, time, -1))
+        if batch * time <= self.rows:
+            return x + self._feed_forward(x)
+        for part in x.view(-1, x.shape[-1]).split(self.rows):
+            part += self._feed_forward(part)
+        return x
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        """x [..., E] → [..., E]"""
         gate, up = self.gate_up(self.norms[1](x)).chunk(2, -1)
-        return x + self.down(self.activation(gate) * up)
+        return self.down(self.activation(gate) * up)
 
 
 class Norm:

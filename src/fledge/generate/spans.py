@@ -9,7 +9,7 @@ Shapes: B rows, T new tokens, H heads, Hkv key-value heads, D head size, S posit
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -64,9 +64,22 @@ def span(row: int, first: int, position: int, stop: int, window: int | None, dty
     return Span(row, first, first + stop - position, low, stop, mask)
 
 
-def attend(q: Tensor, keys: Tensor, values: Tensor, parts: Iterable[Span]) -> Tensor:
+def attend(q: Tensor, keys: Tensor, values: Tensor, parts: Sequence[Span]) -> Tensor:
     """q [B, H, T, D], keys and values [B, Hkv, S, D] → [B, H, T, D]; zero where no span is."""
-    y, gqa = torch.zeros_like(q), q.shape[1] > keys.shape[1]
+    gqa = q.shape[1] > keys.shape[1]
+    if q.shape[2] == 1 and len(parts) == len(q):  # a token for every row: the same with fewer views
+        each = zip(parts, q.split(1), keys.split(1), values.split(1))
+        found = [
+            F.scaled_dot_product_attention(
+                query,
+                key.narrow(2, part.low, part.high - part.low),
+                value.narrow(2, part.low, part.high - part.low),
+                enable_gqa=gqa,
+            )
+            for part, query, key, value in each
+        ]
+        return torch.cat(found)
+    y = torch.zeros_like(q)
     for part in parts:
         row, seen = slice(part.row, part.row + 1), slice(part.low, part.high)
         query = q[row, :, part.first : part.last]
