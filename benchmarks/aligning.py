@@ -1,6 +1,6 @@
-"""One set of comparisons, five ways to learn from it; and what happens when one way is followed too far.
+"""One set of comparisons, six ways to learn from it; and what happens when one way is followed too far.
 
-    python benchmarks/aligning.py table RUN WORK [--quick]    # PPO, DPO, IPO, best-of-n, rejection sampling: one table
+    python benchmarks/aligning.py table RUN WORK [--quick]    # PPO, GRPO, DPO, IPO, best-of-n, rejection sampling
     python benchmarks/aligning.py curve RUN WORK [--quick]    # proxy and gold reward against KL (arXiv:2210.10760)
     python benchmarks/aligning.py draw WORK
 
@@ -31,6 +31,7 @@ from steps import FIGURES, distance, made
 N, MOST, NEW = 16, 64, 40
 NS = [1, 2, 4, 8, 16, 32, 64]
 BETAS = (0.1, 0.5)
+PENALTIES, GROUP = (0.04, 0.2), 8
 LONGER = 6  # times the steps, so that it takes about the seconds of a reward model and PPO
 SIZES = {"tokens_per_step": 4096, "tokens_per_microbatch": 4096}
 ADAM = {"name": "adamw", "weight_decay": 0.0}
@@ -88,7 +89,8 @@ def table(run: Path, work: Path, quick: bool, log: Log) -> dict[str, Any]:
     best = made(
         "bestof", work / "best", log, policy=sft, reward=reward, prompts=questions, n=n, max_new_tokens=NEW, limit=limit
     )
-    models = {"sft": sft, "ppo": run / "ppo", **dpo, "rejection": learnt}
+    grpo = {f"grpo, β {beta:g}": grouped(run, work / f"grpo_{beta:g}", beta, quick, log) for beta in PENALTIES}
+    models = {"sft": sft, "ppo": run / "ppo", **grpo, **dpo, "rejection": learnt}
     found: dict[str, Any] = {}
     for seed in (17,) if quick else (17, 18):
         measured = made(
@@ -100,6 +102,7 @@ def table(run: Path, work: Path, quick: bool, log: Log) -> dict[str, Any]:
                 found.setdefault(name, {}).setdefault(key, []).append(value["value"])
     asked = [messages_of(row["prompt"]) for row in read_jsonl(questions)][: limit or 10_000]
     trained = {"ppo": [run / "reward", run / "ppo"], **{name: [path] for name, path in dpo.items()}}
+    trained |= {name: [run / "reward", path] for name, path in grpo.items()}
     trained |= {"rejection": [run / "reward", sampled, learnt], "best-of-n": [run / "reward"]}
     for name, figures in found.items():
         figures["seconds"] = sum(read_json(path / "artifact.json")["seconds"] for path in trained.get(name, []))
@@ -108,6 +111,18 @@ def table(run: Path, work: Path, quick: bool, log: Log) -> dict[str, Any]:
     found["best-of-n"]["kl"] = {"value": best_of_n_kl(n)}
     write_json(work / "table.json", found)
     return found
+
+
+def grouped(run: Path, out: Path, beta: float, quick: bool, log: Log) -> Path:
+    """GRPO with what the run's PPO was given, but groups of answers for the critic."""
+    given = dict(read_json(run / "ppo" / "artifact.json")["config"])
+    for name in ("value_clip", "value_coefficient"):
+        given.pop(name)
+    rollouts = {name: given["rollouts"][name] for name in ("epochs", "minibatches", "ptx_coefficient", "kl_stop")}
+    answers = 64 if quick else given["rollouts"]["answers_per_iteration"]
+    given["rollouts"] = rollouts | {"answers_per_iteration": answers, "group": GROUP, "kl_coefficient": beta}
+    given["optimizer"] = given["optimizer"] | {"factors": {}}
+    return made("grpo", out, log, **given | ({"iterations": 2} if quick else {}))
 
 
 def tell(found: dict[str, Any]) -> None:
