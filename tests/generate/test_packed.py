@@ -25,10 +25,10 @@ AXES = [
 ]
 
 
-def last_logits(model: LanguageModel | PackedModel, dtype: torch.dtype, ids: torch.Tensor) -> torch.Tensor:
+def last_logits(model: PackedModel, ids: torch.Tensor) -> torch.Tensor:
     """Logits by prefill of all but two tokens and two steps of decoding, [B, 3, V]."""
     batch, time = ids.shape
-    cache = Cache(model.config, batch, time, "cpu", dtype)
+    cache = Cache(model.config, batch, time, "cpu", model.cache_dtype)
     positions = torch.arange(time).expand(batch, -1)
     logits = []
     for start, stop in ((0, time - 2), (time - 2, time - 1), (time - 1, time)):
@@ -44,7 +44,7 @@ def last_logits(model: LanguageModel | PackedModel, dtype: torch.dtype, ids: tor
 def test_logits_equal_the_models(axes: dict, batch: int) -> None:
     model = tiny(300, **axes)
     ids = torch.randint(0, 300, (batch, 12))
-    ours = last_logits(packed(model, torch.float32), torch.float32, ids)
+    ours = last_logits(packed(model, torch.float32), ids)
     assert torch.allclose(ours, model(ids).logits()[:, -3:], atol=1e-4)
 
 
@@ -55,7 +55,7 @@ def test_bfloat16_is_as_near_as_autocast() -> None:
     exact = model(ids).logits()[:, -3:]
     with torch.autocast("cpu", torch.bfloat16):
         cast = (model(ids).logits()[:, -3:].float() - exact).abs().mean()
-    ours = (last_logits(packed(model, torch.bfloat16), torch.bfloat16, ids) - exact).abs().mean()
+    ours = (last_logits(packed(model, torch.bfloat16), ids) - exact).abs().mean()
     assert 0 < ours < 1.5 * cast
 
 
@@ -65,7 +65,7 @@ def test_without_the_private_operator_plain_linears_take_over(monkeypatch: pytes
     model, ids = tiny(300), torch.randint(0, 300, (2, 9))
     copy = packed(model, torch.float32)
     assert not copy.head.packed
-    assert torch.allclose(last_logits(copy, torch.float32, ids), model(ids).logits()[:, -3:], atol=1e-4)
+    assert torch.allclose(last_logits(copy, ids), model(ids).logits()[:, -3:], atol=1e-4)
     assert packed(model, torch.bfloat16).head(torch.ones(1, 32)).dtype == torch.bfloat16
 
 
@@ -79,6 +79,16 @@ def test_the_private_operator_is_right(dtype: torch.dtype, rows: int) -> None:
     assert linear.packed
     exact = torch.nn.functional.linear(x.to(dtype).double(), weight.to(dtype).double(), bias.to(dtype).double())
     assert torch.allclose(linear(x).double(), exact, rtol=1e-2 if dtype == torch.bfloat16 else 1e-5, atol=1e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.no_grad()
+def test_a_long_prompt_in_parts_gets_the_same_bits(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The feed-forward layers of 24 tokens at once, and of 5 at a time."""
+    model, ids = tiny(300), torch.randint(0, 300, (2, 12))
+    whole = last_logits(packed(model, dtype), ids)
+    monkeypatch.setattr("fledge.generate.packed.ROWS", 5)
+    assert torch.equal(last_logits(packed(model, dtype), ids), whole)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

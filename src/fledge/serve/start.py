@@ -1,5 +1,6 @@
 """Start a server and say where it is, and to whom it is open."""
 
+import logging
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ def serve_forever(models: Sequence[str], path: Path | None, overrides: Sequence[
         console.print(f"  {len(service.keys)} API keys; every request needs one")
     else:
         console.print("  open to every program on this machine, and to no other: no API key is configured")
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of clients that have left
     server = uvicorn.Server(
         uvicorn.Config(
             app,
