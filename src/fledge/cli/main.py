@@ -184,8 +184,9 @@ app.command("reproduce")(reproduce)
 def run() -> None:
     """The entry point: turns failures into one clear line and an exit code."""
     debug = "--debug" in sys.argv[1:]
-    # Before torch is loaded: threads that spin while they wait lose a factor of ten when another job shares the cores.
-    for name, value in {"OMP_WAIT_POLICY": "PASSIVE", **TELEMETRY}.items():
+    # Before torch is loaded. Threads that spin while they wait lose a factor of ten when another job shares the cores;
+    # MKL's products depend on where in memory their operands lie, unless it is told to be reproducible.
+    for name, value in {"OMP_WAIT_POLICY": "PASSIVE", "MKL_CBWR": "AUTO", **TELEMETRY}.items():
         os.environ.setdefault(name, value)
     try:
         code = app([text for text in sys.argv[1:] if text != "--debug"], standalone_mode=False) or 0

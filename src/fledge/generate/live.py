@@ -257,6 +257,7 @@ class LiveEngine:
     def _accept(self, row: Row, scored: Scored, update: Update) -> None:
         token, request = scored.token, row.request
         if scored.logprob is None or not math.isfinite(scored.logprob):
+            self.cache.clear()
             raise FledgeError(
                 "the model's logits are not finite",
                 "its weights hold NaN or infinity: go back to an earlier checkpoint",

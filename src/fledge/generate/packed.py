@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from fledge.core.errors import FledgeError
 from fledge.generate.int8 import Int8Linear, can_quantise
 from fledge.generate.linear import Linear
-from fledge.generate.spans import Span, attend
+from fledge.generate.spans import Span, attend, attend_singly
 from fledge.model.cache import Cache
 from fledge.model.config import ModelConfig
 from fledge.model.heads import LanguageModel
@@ -67,22 +67,28 @@ class PackedModel:
         self.head = linear(weight * self.norm.folded(backbone.norm.weight), None)
 
     def __call__(
-        self, ids: Tensor, positions: Tensor, cache: Cache, parts: Sequence[Span] | None = None
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        cache: Cache,
+        parts: Sequence[Span] | None = None,
+        singly: bool = False,
     ) -> PackedOutput:
         """ids, positions int64 [B, T]: tokens written to the cache at their positions, each seeing what is cached up
-        to its own. `cache` has B rows. With `parts` attention is cut as they say."""
+        to its own. `cache` has B rows. With `parts` attention is cut as they say; `singly` attends each token by
+        itself, over all keys within `cache.reach`."""
         cos, sin = self.cos[positions][:, :, None], self.sin[positions][:, :, None]  # [B, T, 1, D]
         rows = torch.arange(len(ids), device=ids.device)[:, None]
-        mask = self._mask(positions, cache.reach) if parts is None else None
+        mask = self._mask(positions, cache.reach, singly) if parts is None else None
         x = F.embedding(ids, self.embedding).float()
         for layer, keys, values in zip(self.layers, cache.keys, cache.values):
-            x = layer(x, cos, sin, mask, rows, positions, keys, values, cache.reach, parts)
+            x = layer(x, cos, sin, mask, rows, positions, keys, values, cache.reach, parts, singly)
         return PackedOutput(self.norm(x), self.head)
 
-    def _mask(self, positions: Tensor, reach: int) -> Tensor | None:
-        """What may be seen, additive [B, 1, T, S]; None if that is everything."""
+    def _mask(self, positions: Tensor, reach: int, always: bool) -> Tensor | None:
+        """What may be seen, additive [B, 1, T, S]; None if that is everything, unless `always`."""
         window = self.config.window
-        if positions.numel() == 1 and (window is None or window >= reach):
+        if positions.numel() == 1 and (window is None or window >= reach) and not always:
             return None
         keys = torch.arange(reach, device=positions.device)
         hidden = keys > positions[:, :, None]
@@ -147,6 +153,7 @@ class Layer:
         values: Tensor,
         reach: int,
         parts: Sequence[Span] | None,
+        singly: bool,
     ) -> Tensor:
         """x [B, T, E] float32 → [B, T, E]; writes keys and values [B, Hkv, ·, D] in place."""
         batch, time, _ = x.shape
@@ -157,17 +164,20 @@ class Layer:
             qk = self.qk_norm(qk) * self.qk_scale
         qk = torch.addcmul(qk * cos, qk.roll(self.head_size // 2, -1), sin).to(keys.dtype)
         v = qkv[:, :, turned:].to(keys.dtype)
-        if batch == time == 1:
+        if batch == time == 1 and not singly:
             at = reach - 1  # the one token is the last
             keys[:, :, at], values[:, :, at] = qk[:, 0, self.heads :], v[:, 0]
         else:
             keys[rows, :, positions], values[rows, :, positions] = qk[:, :, self.heads :], v
         q = qk[:, :, : self.heads].transpose(1, 2)
-        if parts is None:
-            k, v, grouped = keys[:, :, :reach], values[:, :, :reach], self.heads > self.kv_heads
-            y = F.scaled_dot_product_attention(q, k, v, mask, enable_gqa=grouped)
-        else:
+        seen_keys, seen_values = keys[:, :, :reach], values[:, :, :reach]
+        if parts is not None:
             y = attend(q, keys, values, parts)
+        elif singly and mask is not None:
+            y = attend_singly(q, seen_keys, seen_values, mask)
+        else:
+            grouped = self.heads > self.kv_heads
+            y = F.scaled_dot_product_attention(q, seen_keys, seen_values, mask, enable_gqa=grouped)
         x = x + self.out(y.transpose(1, 2).reshape(batch, time, -1))
         if batch * time <= self.rows:
             return x + self._feed_forward(x)

@@ -17,7 +17,7 @@ from torch import Tensor
 from fledge.generate.detokenise import Detokeniser
 from fledge.generate.packed import PackedModel
 from fledge.generate.request import Finish, Request, Scored
-from fledge.generate.spans import singles, spans
+from fledge.generate.spans import indifferent, padded, singles, spans
 from fledge.model.cache import Cache
 from fledge.model.heads import LanguageModel
 
@@ -116,13 +116,23 @@ class RowCache:
         """
         width = ids.shape[1]
         reach = min(max(starts) + width, self.length)
-        positions = (torch.tensor(starts)[:, None] + torch.arange(width)).clamp_max_(self.length - 1)
+        positions = (torch.tensor(starts)[:, None] + torch.arange(width)).clamp_max_(
+            min(self.length, self.config.context) - 1
+        )
         ids, positions = ids.to(self.device), positions.to(self.device)
         part, model = view(self.caches[which], first, first + len(ids), reach), self.models[which]
-        if isinstance(model, PackedModel) and self.device.type == "cpu":
-            cut = singles if single else spans
-            return model(ids, positions, part, cut(starts, counts, model.config.window, self.dtype))
-        return model(ids, positions, cache=part)
+        if not isinstance(model, PackedModel) or self.device.type != "cpu":
+            return model(ids, positions, cache=part)
+        config = model.config
+        if single and indifferent(config.heads, config.kv_heads, config.head_size):
+            part.reach = padded(reach)
+            return model(ids, positions, part, singly=True)
+        return model(ids, positions, part, (singles if single else spans)(starts, counts, config.window, self.dtype))
+
+    def clear(self) -> None:
+        """Forget what the memory holds: keys that are no numbers would spoil the rows that come to lie there."""
+        for values in self._all():
+            values.zero_()
 
     def copy_row(self, source: int, to: int, length: int) -> None:
         """Copy the first `length` positions of a row over another's."""
@@ -158,4 +168,4 @@ def view(cache: Cache, start: int, stop: int, reach: int) -> Cache:
 
 def rounded(length: int, context: int) -> int:
     """A length of the cache that has room for `length` positions."""
-    return min(-(-length // GRAIN) * GRAIN, context)
+    return min(-(-length // GRAIN) * GRAIN, padded(context))

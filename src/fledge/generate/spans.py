@@ -1,22 +1,27 @@
 """Attention cut so that a row's result does not depend on who else is computed, nor on how its prompt was cut.
 
-A fused attention kernel rounds differently for another number of rows, of queries or of padded keys. Here every row
-is attended alone, over exactly the keys it sees, by queries that always belong together: the one new token of a row
-that decodes, or the tokens of a prompt between two multiples of `BLOCK`. On a CPU that is no slower than one padded
-batch, since nothing is computed for padding.
+A fused attention kernel rounds differently for another number of queries, and perhaps of rows or of padded keys. So
+queries that always belong together are attended together: the one new token of a row that decodes, or the tokens of a
+prompt between two multiples of `BLOCK`. A prompt's are, row by row, over exactly the keys they see; on a CPU that is no
+slower than one padded batch, since nothing is computed for padding. Tokens that are drawn are few, and the calls count:
+one call serves all rows, over keys padded to a multiple of `BLOCK`, where the kernel was tried and minds neither rows
+nor padding (`indifferent`: MKL does not if it is told to be reproducible, by MKL_CBWR=AUTO, as the command line does);
+elsewhere they go row by row too.
 
 Shapes: B rows, T new tokens, H heads, Hkv key-value heads, D head size, S positions.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache as memo
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 BLOCK = 16  # tokens; prefixes are shared in whole blocks
+TRIED = ((1, 17, 80, 96, 150), (3, 300, 511, 512, 513), (7, 600, 1100))  # keys that the rows of a batch see
 
 
 @dataclass(frozen=True)
@@ -64,22 +69,9 @@ def span(row: int, first: int, position: int, stop: int, window: int | None, dty
     return Span(row, first, first + stop - position, low, stop, mask)
 
 
-def attend(q: Tensor, keys: Tensor, values: Tensor, parts: Sequence[Span]) -> Tensor:
+def attend(q: Tensor, keys: Tensor, values: Tensor, parts: Iterable[Span]) -> Tensor:
     """q [B, H, T, D], keys and values [B, Hkv, S, D] → [B, H, T, D]; zero where no span is."""
-    gqa = q.shape[1] > keys.shape[1]
-    if q.shape[2] == 1 and len(parts) == len(q):  # a token for every row: the same with fewer views
-        each = zip(parts, q.split(1), keys.split(1), values.split(1))
-        found = [
-            F.scaled_dot_product_attention(
-                query,
-                key.narrow(2, part.low, part.high - part.low),
-                value.narrow(2, part.low, part.high - part.low),
-                enable_gqa=gqa,
-            )
-            for part, query, key, value in each
-        ]
-        return torch.cat(found)
-    y = torch.zeros_like(q)
+    y, gqa = torch.zeros_like(q), q.shape[1] > keys.shape[1]
     for part in parts:
         row, seen = slice(part.row, part.row + 1), slice(part.low, part.high)
         query = q[row, :, part.first : part.last]
@@ -87,3 +79,36 @@ def attend(q: Tensor, keys: Tensor, values: Tensor, parts: Sequence[Span]) -> Te
             query, keys[row, :, seen], values[row, :, seen], part.mask, enable_gqa=gqa
         )
     return y
+
+
+def attend_singly(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+    """Each new token of every row by itself: q [B, H, T, D], keys and values [B, Hkv, S, D], mask [B, 1, T, S] additive
+    → [B, H, T, D]."""
+    gqa = q.shape[1] > keys.shape[1]
+    pairs = zip(q.split(1, 2), mask.split(1, 2))
+    found = [F.scaled_dot_product_attention(one, keys, values, seen, enable_gqa=gqa) for one, seen in pairs]
+    return found[0] if len(found) == 1 else torch.cat(found, 2)
+
+
+def padded(reach: int) -> int:
+    """The number of keys that rows which see at most `reach` of them are attended over."""
+    return -(-reach // BLOCK) * BLOCK
+
+
+@memo
+def indifferent(heads: int, kv_heads: int, size: int) -> bool:
+    """Whether `attend_singly` gives a row of this shape the same bits alone and among others with more keys: tried."""
+    generator = torch.Generator().manual_seed(0)
+    for reaches in TRIED:
+        longest = padded(max(reaches))
+        q = torch.randn(len(reaches), heads, 1, size, generator=generator)
+        keys, values = (torch.randn(len(reaches), kv_heads, longest, size, generator=generator) for _ in range(2))
+        hidden = torch.arange(longest) >= torch.tensor(reaches)[:, None]
+        mask = torch.zeros(hidden.shape).masked_fill_(hidden, -math.inf)[:, None, None]
+        together = attend_singly(q, keys, values, mask)
+        for row, reach in enumerate(reaches):
+            one, seen = slice(row, row + 1), padded(reach)
+            alone = attend_singly(q[one], keys[one, :, :seen], values[one, :, :seen], mask[one, ..., :seen])
+            if not torch.equal(alone, together[one]):
+                return False
+    return True
