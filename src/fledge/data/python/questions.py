@@ -34,9 +34,7 @@ class Plan(Config):
     held_out_names: float = 0.08  # share of names that no demonstration and no prompt asks about
     prompts_taught: int = 1  # prompts per taught name in a phrasing that has demonstrations
     prompts_forward: int = 2  # … in a phrasing that has none
-    prompts_reverse: float = (
-        0.5  # share of taught names that are also asked for in reverse, in a phrasing that has none
-    )
+    prompts_reverse: int = 1  # prompts per taught name that ask for it in reverse, in a phrasing that has none
     prompts_follow_up: float = 0.1  # share of taught names that are also asked about in a running conversation
     prompts_invented: int = 450
     evaluate_forward: int = 300  # evaluation questions in held-out phrasings
@@ -170,8 +168,7 @@ def prompts(taught: Sequence[Name], inventions: Sequence[str], plan: Plan) -> li
     questions = [forward(n, p) for n in taught for p in some(phrasings.TAUGHT_FORWARD, plan.prompts_taught, generator)]
     for name in taught:
         questions += [forward(name, p) for p in some(phrasings.PROMPTED_FORWARD, plan.prompts_forward, generator)]
-    for name in sample(taught, round(plan.prompts_reverse * len(taught)), generator):
-        questions.append(reverse(name, generator.choice(phrasings.PROMPTED_REVERSE)))
+        questions += [reverse(name, p) for p in some(phrasings.PROMPTED_REVERSE, plan.prompts_reverse, generator)]
     every = phrasings.TAUGHT_FORWARD + phrasings.PROMPTED_FORWARD
     questions += [invented(name, generator.choice(every)) for name in inventions]
     chosen = sample(taught, round(plan.prompts_follow_up * len(taught)), generator)
