@@ -9,18 +9,20 @@ llama.cpp takes part where `gguf` and `llama-cpp-python` are installed (see `lla
 """
 
 import argparse
-import asyncio
 import math
+import multiprocessing
 import random
 import statistics
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from pydoc_data import topics
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import httpx
 import torch
 import uvicorn
 from rich.box import MARKDOWN
@@ -122,6 +124,16 @@ def throughput(config: ModelConfig, streams: list[int], size: int, new: int, rou
     return table
 
 
+def streamed(address: str, body: dict[str, Any]) -> float:
+    """Seconds from asking to the end of a streamed answer."""
+    with httpx.Client(base_url=address, timeout=120) as client:
+        began = time.perf_counter()
+        with client.stream("POST", "/v1/chat/completions", json=body) as answer:
+            for _ in answer.iter_raw():
+                pass
+        return time.perf_counter() - began
+
+
 def overhead(directory: Path, new: int) -> Table:
     """What HTTP adds to a token: a stream over a socket against the same request in the engine."""
     assistant = fledge.load(directory)
@@ -149,22 +161,13 @@ def overhead(directory: Path, new: int) -> Table:
         "max_tokens": new, "logit_bias": {str(token): value for token, value in bias.items()},
     }  # fmt: skip
 
-    async def outside() -> float:
-        import httpx
-
-        address = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        async with httpx.AsyncClient(base_url=address, timeout=120) as client:
-            began = time.perf_counter()
-            async with client.stream("POST", "/v1/chat/completions", json=body) as answer:
-                async for _ in answer.aiter_raw():
-                    pass
-            return time.perf_counter() - began
-
+    address = f"http://127.0.0.1:{listening.getsockname()[1]}"
     rounds = []
-    for number in range(6):
-        pair = inside(), asyncio.run(outside())
-        if number:
-            rounds.append(pair)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as client:  # as programs are that use an API
+        for number in range(12):
+            pair = inside(), client.submit(streamed, address, body).result()
+            if number:
+                rounds.append(pair)
     server.should_exit = True
     thread.join(10)
     table = Table("engine, s", "over HTTP, s", "a token more, ms", box=MARKDOWN, title=f"{new} tokens through HTTP")

@@ -1,8 +1,8 @@
 """Reinforcement learning without a critic: GRPO (arXiv:2402.03300).
 
-Each prompt is answered several times, and an answer is as good as its reward is above the mean of its group: little more
-than half of PPO's memory and arithmetic, paid for with prompts. The KL to the SFT model is a term of the loss. All else is
-as in `ppo`: the rewards, the pretraining text mixed in, rollouts on the very weights that are trained.
+Each prompt is answered several times, and an answer is as good as its reward is above the mean of its group: little
+more than half of PPO's memory and arithmetic, paid for with prompts. The KL to the SFT model is a term of the loss. All
+else is as in `ppo`: the rewards, the pretraining text mixed in, rollouts on the very weights that are trained.
 """
 
 from functools import partial
