@@ -248,7 +248,7 @@ def test_rollouts_by_another_model(tiny: Path, tmp_path: Path, monkeypatch: pyte
                 parameter.mul_(1.5)
         return Engine(other, tokenizer, **named)
 
-    monkeypatch.setattr("fledge.stages.ppo.Engine", stale)
+    monkeypatch.setattr("fledge.stages.reinforcing.Engine", stale)
     message, remedy = refused(run_ppo, tiny, tmp_path / "other")
     assert message.startswith("rollout and training log-probs disagree by 0.")
     assert "nats per token (tolerance 0.0001)" in message
