@@ -11,7 +11,7 @@ const EVERY = 2000; // milliseconds between looks while something runs
 const RESTING = 10000;
 const FIRST = ["loss", "bits_per_byte", "accuracy", "reward", "kl", "entropy", "length", "ended", "learning_rate", "grad_norm", "tokens_per_second"];
 const NOT_DRAWN = new Set(["step", "iteration", "tokens", "epoch"]);
-const COLOURS = { pretrain: "base", sft: "sft", reward: "other", ppo: "ppo", evaluate: "large" };
+const COLOURS = { pretrain: "base", sft: "sft", reward: "other", ppo: "ppo", grpo: "ppo", evaluate: "large" };
 const STATES = { running: "live", done: "good", interrupted: "fair" };
 
 const state = { runs: [], run: null, step: "", followed: true, metrics: {}, samples: {}, iteration: null, drawn: "" };
