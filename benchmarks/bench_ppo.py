@@ -145,10 +145,9 @@ def fledge_step(
 
     both = ActorCritic(policy, values if critic else None)
     shape = {"answers_per_iteration": answers, "epochs": 1, "minibatches": 1}
-    config = CriticConfig(**shape) if critic else GroupConfig(**shape, group=GROUP)
-    estimator = Critic(config) if isinstance(config, CriticConfig) else Group(config)
+    estimator = Critic(CriticConfig(**shape)) if critic else Group(GroupConfig(**shape, group=GROUP))
     rollouts = Rollouts(
-        both, reference, [tokenizer.encode(prompt) for prompt in prompts], sample, score, estimator, config,
+        both, reference, [tokenizer.encode(prompt) for prompt in prompts], sample, score, estimator,
         length=PROMPT + new, rows_per_microbatch=answers, dtype=dtype,
     )  # fmt: skip
     optimizer = build(both, OptimizerConfig(name="adamw", learning_rate=RATE, weight_decay=0.0))

@@ -208,10 +208,8 @@ def test_rollout_and_trainer_disagree_on_logprobs(off: float, refused: bool) -> 
     def score(sequences: list[list[int]]) -> Tensor:
         return torch.zeros(len(sequences))
 
-    config = CriticConfig(answers_per_iteration=4, minibatches=1)
-    rollouts = Rollouts(
-        Policy(), Policy(), [[1, 2]], sample, score, Critic(config), config, length=8, rows_per_microbatch=4
-    )
+    critic = Critic(CriticConfig(answers_per_iteration=4, minibatches=1))
+    rollouts = Rollouts(Policy(), Policy(), [[1, 2]], sample, score, critic, length=8, rows_per_microbatch=4)
     if refused:
         with pytest.raises(FledgeError, match=r"log-probs disagree by 0\.1 nats per token"):
             next(rollouts)

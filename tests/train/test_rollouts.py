@@ -72,19 +72,12 @@ class PretrainingRows:
         self.step = state["step"]
 
 
-def begin_groups(config: GroupConfig, ptx: PretrainingRows | None = None) -> tuple[ActorCritic, Rollouts]:
-    model, reference = ActorCritic(Tiny(1), None), Tiny(1)
+def begin(config: CriticConfig | GroupConfig, ptx: PretrainingRows | None = None) -> tuple[ActorCritic, Rollouts]:
+    estimator = Group(config) if isinstance(config, GroupConfig) else Critic(config)
+    critic = None if isinstance(config, GroupConfig) else TinyCritic(2)
+    model, reference = ActorCritic(Tiny(1), critic), Tiny(1)
     rollouts = Rollouts(
-        model, reference, PROMPTS, sampler(model.policy), share_of_wanted, Group(config), config,
-        length=16, rows_per_microbatch=3, seed=5, ptx=ptx,
-    )  # fmt: skip
-    return model, rollouts
-
-
-def begin(config: CriticConfig, ptx: PretrainingRows | None = None) -> tuple[ActorCritic, Rollouts]:
-    model, reference = ActorCritic(Tiny(1), TinyCritic(2)), Tiny(1)
-    rollouts = Rollouts(
-        model, reference, PROMPTS, sampler(model.policy), share_of_wanted, Critic(config), config,
+        model, reference, PROMPTS, sampler(model.policy), share_of_wanted, estimator,
         length=16, rows_per_microbatch=3, seed=5, ptx=ptx,
     )  # fmt: skip
     return model, rollouts
@@ -161,7 +154,7 @@ def test_real_models_agree_packed_and_alone() -> None:
             p.add_(0.3 * torch.randn_like(p))
     model = ActorCritic(policy, build_model(shape.model_copy(update={"head": "scalar"})))
     rollouts = Rollouts(
-        model, reference, PROMPTS, sampler(policy), share_of_wanted, Critic(SMALL), SMALL,
+        model, reference, PROMPTS, sampler(policy), share_of_wanted, Critic(SMALL),
         length=32, rows_per_microbatch=3,
     )  # fmt: skip
     steps = list(fit(model, rollouts, ppo, build(model, OptimizerConfig(learning_rate=1e-3)), steps=12))
@@ -308,7 +301,7 @@ GROUPS = GroupConfig(answers_per_iteration=12, group=4, epochs=1, minibatches=2,
 @pytest.mark.parametrize("scaled", [True, False])
 def test_grpo_compares_answers_to_the_same_prompt(scaled: bool) -> None:
     """Each advantage from the answers and scores of its group alone, on all tokens of its answer and nowhere else."""
-    _, rollouts = begin_groups(GROUPS.model_copy(update={"scaled": scaled}))
+    _, rollouts = begin(GROUPS.model_copy(update={"scaled": scaled}))
     steps = [next(rollouts) for _ in range(rollouts.steps_per_iteration)]
     found = rollouts.iteration
     prompts = [tuple(prompt) for prompt in found.prompts]
@@ -346,7 +339,7 @@ def test_grpo_raises_a_hand_made_reward_and_resumes_to_the_bit() -> None:
     )  # fmt: skip
 
     def run(iterations: int, start: int = 0, saved: Any = None) -> Any:
-        model, rollouts = begin_groups(config, PretrainingRows())
+        model, rollouts = begin(config, PretrainingRows())
         optimizer = build(model, OptimizerConfig(learning_rate=0.01, weight_decay=0.0))
         if saved:
             model.load_state_dict(saved[0])
@@ -368,4 +361,4 @@ def test_grpo_raises_a_hand_made_reward_and_resumes_to_the_bit() -> None:
 
 def test_answers_that_are_no_whole_groups_are_refused() -> None:
     with pytest.raises(FledgeError, match="10 answers an iteration are no whole groups of 4"):
-        begin_groups(GROUPS.model_copy(update={"answers_per_iteration": 10}))
+        begin(GROUPS.model_copy(update={"answers_per_iteration": 10}))

@@ -7,14 +7,14 @@ one query to bfloat16 keys takes several times as long as to float32 ones. Where
 a GPU, the same copy runs on plain linears. The copy is of the weights as they are now; embeddings are shared with the
 model. `int8` has the linears in 8 bits (see `int8`).
 
-With `parts` (see `spans`) what a row gets does not depend on how many others there are, to the bit, in every precision.
+With `parts` or `singly` (see `spans`) what a row gets does not depend on how many others there are, to the bit, in
+every precision.
 
 Shapes: B batch, T time, E width, F feed-forward width, H heads, Hkv key-value heads, D head size, S keys in reach,
 V vocabulary.
 """
 
 import math
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -126,7 +126,6 @@ class Layer:
         attention, feedforward = block.attention, block.feedforward
         self.heads, self.kv_heads, self.head_size = attention.heads, attention.kv_heads, attention.head_size
         device, width = attention.qkv.weight.device, attention.qkv.in_features
-        self.rows = ROWS if device.type == "cpu" else sys.maxsize
         self.norms = [Norm(norm.eps, width, device) for norm in (block.attention_norm, block.feedforward_norm)]
         first, second = block.attention_norm.weight, block.feedforward_norm.weight
         self.qkv = linear(attention.qkv.weight * self.norms[0].folded(first), attention.qkv.bias)
@@ -170,18 +169,17 @@ class Layer:
         else:
             keys[rows, :, positions], values[rows, :, positions] = qk[:, :, self.heads :], v
         q = qk[:, :, : self.heads].transpose(1, 2)
-        seen_keys, seen_values = keys[:, :, :reach], values[:, :, :reach]
         if parts is not None:
             y = attend(q, keys, values, parts)
         elif singly and mask is not None:
-            y = attend_singly(q, seen_keys, seen_values, mask)
+            y = attend_singly(q, keys[:, :, :reach], values[:, :, :reach], mask)
         else:
-            grouped = self.heads > self.kv_heads
-            y = F.scaled_dot_product_attention(q, seen_keys, seen_values, mask, enable_gqa=grouped)
+            k, v, grouped = keys[:, :, :reach], values[:, :, :reach], self.heads > self.kv_heads
+            y = F.scaled_dot_product_attention(q, k, v, mask, enable_gqa=grouped)
         x = x + self.out(y.transpose(1, 2).reshape(batch, time, -1))
-        if batch * time <= self.rows:
+        if batch * time <= ROWS or not x.is_cpu:
             return x + self._feed_forward(x)
-        for part in x.view(-1, x.shape[-1]).split(self.rows):
+        for part in x.view(-1, x.shape[-1]).split(ROWS):
             part += self._feed_forward(part)
         return x
 

@@ -116,9 +116,8 @@ class RowCache:
         """
         width = ids.shape[1]
         reach = min(max(starts) + width, self.length)
-        positions = (torch.tensor(starts)[:, None] + torch.arange(width)).clamp_max_(
-            min(self.length, self.config.context) - 1
-        )
+        last = min(self.length, self.config.context) - 1
+        positions = (torch.tensor(starts)[:, None] + torch.arange(width)).clamp_max_(last)
         ids, positions = ids.to(self.device), positions.to(self.device)
         part, model = view(self.caches[which], first, first + len(ids), reach), self.models[which]
         if not isinstance(model, PackedModel) or self.device.type != "cpu":

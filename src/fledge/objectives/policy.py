@@ -113,9 +113,7 @@ def ppo(
         near = old_values + (values - old_values).clamp(-value_clip, value_clip)
         plain, clipped = (values - returns).square(), (near - returns).square()
         value_loss, value_clipped = 0.5 * torch.maximum(plain, clipped), (clipped > plain).float()
-    parts = {name: (column.detach().sum(), policy.count) for name, column in (
-        ("value_loss", value_loss), ("value_clip_fraction", value_clipped),
-    )}  # fmt: skip
+    parts = summed(policy.count, value_loss=value_loss, value_clip_fraction=value_clipped)
     return Loss(policy.sum + value_coefficient * value_loss.sum(), policy.count, policy.parts | parts)
 
 
@@ -128,7 +126,7 @@ def grpo(output: Acting, batch: dict[str, Tensor], *, clip: float = 0.2) -> Loss
     acted, policy = acting(output, batch, clip)
     kl = k3(acted.logprobs, acted.of(batch["reference_logprobs"]))
     total = policy.sum + (acted.of(batch["kl_weight"]) * kl).sum()
-    return Loss(total, policy.count, policy.parts | {"kl_loss": (kl.detach().sum(), policy.count)})
+    return Loss(total, policy.count, policy.parts | summed(policy.count, kl_loss=kl))
 
 
 class Acted(NamedTuple):
@@ -140,6 +138,11 @@ class Acted(NamedTuple):
     def of(self, column: Tensor) -> Tensor:
         """A column [B,T] at these places."""
         return column.flatten()[self.places]
+
+
+def summed(count: Tensor, **columns: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    """Numbers per token of an answer as parts of a loss."""
+    return {name: (column.detach().sum(), count) for name, column in columns.items()}
 
 
 def acting(output: Acting, batch: dict[str, Tensor], clip: float) -> tuple[Acted, Loss]:
@@ -163,14 +166,14 @@ def acting(output: Acting, batch: dict[str, Tensor], clip: float) -> tuple[Acted
 
     count = torch.tensor(float(len(places)), device=total.device)
     moved, ptx = new.detach(), (ptx_weight > 0).to(logprobs.dtype)
-    per_token = {
-        "policy_loss": policy_loss,
-        "entropy": acted.of(entropy),
-        "clip_fraction": ((ratio - 1).abs() > clip).float(),
-        "kl_old_k1": k1(old, moved),
-        "kl_old_k3": k3(old, moved),
-    }
-    parts = {name: (column.detach().sum(), count) for name, column in per_token.items()}
+    parts = summed(
+        count,
+        policy_loss=policy_loss,
+        entropy=acted.of(entropy),
+        clip_fraction=((ratio - 1).abs() > clip).float(),
+        kl_old_k1=k1(old, moved),
+        kl_old_k3=k3(old, moved),
+    )
     return acted, Loss(total, count, {**parts, "ptx_loss": (-(ptx * logprobs.detach()).sum(), ptx.sum())})
 
 

@@ -26,5 +26,5 @@ def grpo(config: GrpoConfig, out: Path, log: Log) -> dict[str, Any]:
     """Writes a Hugging Face directory of the policy, and samples.jsonl: answers as it learns."""
     found = begin(config, 4, log)  # policy, its moments, reference
     model = ActorCritic(found.policy, None, averaged=config.average > 0)
-    rollouts = roll_out(found, model, config.rollouts, Group(config.rollouts), log)
+    rollouts = roll_out(found, model, Group(config.rollouts), log)
     return learn(found, model, rollouts, partial(grpo_loss, clip=config.clip_ratio), out, log, "grpo")

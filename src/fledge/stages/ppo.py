@@ -32,7 +32,7 @@ def ppo(config: PpoConfig, out: Path, log: Log) -> dict[str, Any]:
     found = begin(config, 7, log)  # policy, critic, the moments of both, reference
     critic = load_model(found.judges.heaviest, device=found.device)
     model = ActorCritic(found.policy, critic, averaged=config.average > 0)
-    rollouts = roll_out(found, model, config.rollouts, Critic(config.rollouts), log)
+    rollouts = roll_out(found, model, Critic(config.rollouts), log)
     loss = partial(
         ppo_loss, clip=config.clip_ratio, value_clip=config.value_clip, value_coefficient=config.value_coefficient
     )

@@ -1,4 +1,4 @@
-"""What reinforcement learning reads: prompts of any readable file, and pretraining text to mix in."""
+"""The prompts of any readable file."""
 
 from pathlib import Path
 from typing import Any
@@ -9,9 +9,6 @@ from fledge.core.log import Log
 from fledge.core.nouns import Message
 from fledge.data.columns import checked, convert, prompt_of
 from fledge.data.readers import read
-from fledge.data.stream import Stream
-from fledge.stages.examples import document_examples, read_documents
-from fledge.stages.pretrain import mixture
 from fledge.text.template import render
 from fledge.text.tokenizer import Tokenizer
 
@@ -32,20 +29,3 @@ def as_prompt(row: dict[str, Any]) -> tuple[Message, ...]:
         messages = messages[:-1]
     checked((*messages, Message("assistant", "an answer")))
     return messages
-
-
-def mixed_in(
-    documents: Path | None,
-    weights: dict[str, float],
-    tokens: int,
-    length: int,
-    seed: int,
-    tokenizer: Tokenizer,
-    log: Log,
-) -> Stream | None:
-    """The stream of the ptx rows: one micro-batch of about `tokens` a step; None without documents."""
-    if documents is None:
-        return None
-    texts = document_examples(read_documents(documents, log), tokenizer)
-    rows = max(1, tokens // length)
-    return Stream(texts, mixture(weights, texts), length, rows, 1, seed, split=True)

@@ -11,10 +11,12 @@ from pydantic import Field
 from fledge.checkpoint.directory import load_model, read_config, save_model
 from fledge.core.device import autocast, pick_device, pick_dtype
 from fledge.core.log import Log
+from fledge.data.stream import Stream
 from fledge.generate.engine import Completion, Engine, Request
 from fledge.generate.sampling import Sampling
 from fledge.model.heads import LanguageModel
 from fledge.objectives import Loss
+from fledge.stages.examples import document_examples, read_documents
 from fledge.stages.judging import Judges
 from fledge.stages.preflight import (
     check_finite,
@@ -24,13 +26,14 @@ from fledge.stages.preflight import (
     check_tokenizer,
     check_vocabulary,
 )
-from fledge.stages.prompts import mixed_in, read_prompts
+from fledge.stages.pretrain import mixture
+from fledge.stages.prompts import read_prompts
 from fledge.stages.samples import rewind_samples, show_samples
 from fledge.stages.session import Session, TrainConfig
 from fledge.text.tokenizer import Tokenizer
 from fledge.train.actor_critic import ActorCritic
 from fledge.train.optimizers import OptimizerConfig
-from fledge.train.rollouts import Estimator, RolloutConfig, Rollouts
+from fledge.train.rollouts import Estimator, Rollouts
 
 
 class ReinforceConfig(TrainConfig):
@@ -94,7 +97,7 @@ def begin(config: ReinforceConfig, models: int, log: Log) -> Beginning:
     return Beginning(config, tokenizer, device, dtype, prompts, policy, reference, judges)
 
 
-def roll_out(found: Beginning, model: ActorCritic, rollouts: RolloutConfig, estimator: Estimator, log: Log) -> Rollouts:
+def roll_out(found: Beginning, model: ActorCritic, estimator: Estimator, log: Log) -> Rollouts:
     """The batches: answers by the engine on the very weights that are trained."""
     config, tokenizer = found.config, found.tokenizer
     engine = Engine(found.policy, tokenizer, max_batch=config.batch, dtype=found.dtype)
@@ -115,12 +118,21 @@ def roll_out(found: Beginning, model: ActorCritic, rollouts: RolloutConfig, esti
         with autocast(found.device, found.dtype):
             return found.judges(sequences)
 
-    documents = config.documents if rollouts.ptx_coefficient else None
+    mixed = estimator.config.ptx_coefficient > 0
     return Rollouts(
-        model, found.reference, found.prompts, sample, score, estimator, rollouts,
+        model, found.reference, found.prompts, sample, score, estimator,
         length=config.length, rows_per_microbatch=config.rows_per_microbatch, dtype=found.dtype, seed=config.seed,
-        ptx=mixed_in(documents, config.weights, config.ptx_tokens, config.length, config.seed + 1, tokenizer, log),
+        ptx=pretraining(config, tokenizer, log) if mixed else None,
     )  # fmt: skip
+
+
+def pretraining(config: ReinforceConfig, tokenizer: Tokenizer, log: Log) -> Stream | None:
+    """The stream of the ptx rows: one micro-batch a step; None without documents."""
+    if config.documents is None:
+        return None
+    texts = document_examples(read_documents(config.documents, log), tokenizer)
+    rows = max(1, config.ptx_tokens // config.length)
+    return Stream(texts, mixture(config.weights, texts), config.length, rows, 1, config.seed + 1, split=True)
 
 
 def learn(

@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fledge.objectives.policy import advantages, explained_variance, group_advantages, k1, shaped_rewards, whiten
+from fledge.objectives.policy import advantages, explained_variance, group_advantages, shaped_rewards, whiten
 from fledge.train.rollouts import Answered, RolloutConfig
 
 
@@ -41,8 +41,7 @@ class Critic:
     def estimate(self, found: Answered) -> tuple[dict[str, Tensor], dict[str, float]]:
         """The columns that `ppo` reads; how much of the returns the critic explains."""
         logprobs, values = found.tables["logprobs"], found.tables["values"]
-        kl = k1(logprobs, found.tables["reference"])
-        rewards = shaped_rewards(found.scores, kl, found.mask, found.kl_coefficient)
+        rewards = shaped_rewards(found.scores, found.tables["kl"], found.mask, found.kl_coefficient)
         advantage, returns = advantages(rewards, values, found.mask, gamma=self.config.gamma, lam=self.config.lam)
         columns = {
             "old_logprobs": logprobs,

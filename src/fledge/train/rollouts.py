@@ -66,7 +66,7 @@ class Pretraining(Protocol):
 @dataclass(frozen=True)
 class Answered:
     """The answers of an iteration, measured: scores [N] less the penalty for an answer that did not end, mask [N,T]
-    bool, `tables` [N,T] of numbers per token (logprobs, reference, entropy and what the estimator noted)."""
+    bool, `tables` [N,T] of numbers per token (logprobs, reference, kl, entropy and what the estimator noted)."""
 
     scores: Tensor
     mask: Tensor
@@ -78,6 +78,8 @@ class Estimator(Protocol):
     """Says how good each token of an answer was. Prompts come in groups of `group` answers each; for the first `warmup`
     iterations the policy stays as it is."""
 
+    @property
+    def config(self) -> RolloutConfig: ...
     @property
     def group(self) -> int: ...
     @property
@@ -119,7 +121,6 @@ class Rollouts:
         sample: Callable[[list[list[int]], int], Sequence[Answer]],
         score: Callable[[list[list[int]]], Tensor],
         estimator: Estimator,
-        config: RolloutConfig,
         *,
         length: int,
         rows_per_microbatch: int,
@@ -127,6 +128,7 @@ class Rollouts:
         seed: int = 0,
         ptx: Pretraining | None = None,
     ) -> None:
+        config = estimator.config
         if config.answers_per_iteration < config.minibatches:
             raise FledgeError(
                 f"{config.answers_per_iteration} answers cannot fill {config.minibatches} minibatches",
@@ -188,7 +190,8 @@ class Rollouts:
         mask = padded([[1.0] * len(answer.ids) for answer in answers]) > 0
         tables = self.measure(examples, mask)
         disagreement = self.check_logprobs(answers, tables["logprobs"], mask)
-        kl_per_answer = float((k1(tables["logprobs"], tables["reference"]) * mask).sum(1).mean())
+        tables["kl"] = k1(tables["logprobs"], tables["reference"])
+        kl_per_answer = float((tables["kl"] * mask).sum(1).mean())
         penalised = scores - self.config.missing_eos_penalty * (~ended).float()
         columns, told = self.estimator.estimate(Answered(penalised, mask, tables, self.kl.coefficient))
         self.model.policy.requires_grad_(not self.warming)
