@@ -28,7 +28,7 @@ AXES = [
 def last_logits(model: PackedModel, ids: torch.Tensor) -> torch.Tensor:
     """Logits by prefill of all but two tokens and two steps of decoding, [B, 3, V]."""
     batch, time = ids.shape
-    cache = Cache(model.config, batch, time, "cpu", model.cache_dtype)
+    cache = Cache(model.config, batch, time, "cpu", model.dtype)
     positions = torch.arange(time).expand(batch, -1)
     logits = []
     for start, stop in ((0, time - 2), (time - 2, time - 1), (time - 1, time)):
@@ -87,7 +87,7 @@ def test_a_long_prompt_in_parts_gets_the_same_bits(dtype: torch.dtype, monkeypat
     """The feed-forward layers of 24 tokens at once, and of 5 at a time."""
     model, ids = tiny(300), torch.randint(0, 300, (2, 12))
     whole = last_logits(packed(model, dtype), ids)
-    monkeypatch.setattr("fledge.generate.packed.ROWS", 5)
+    monkeypatch.setattr("fledge.generate.fused.ROWS", 5)
     assert torch.equal(last_logits(packed(model, dtype), ids), whole)
 
 

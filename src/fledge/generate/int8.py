@@ -21,6 +21,8 @@ STEPS = 63  # levels of an activation where the processor's 8-bit products satur
 class Int8Linear:
     """x @ weight.T + bias with the weight in 8 bits, in float32 outside."""
 
+    dtype = torch.float32  # of what goes in
+
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self.bias = None if bias is None else bias.detach().float()
         self.scale = (weight.detach().float().abs().amax(1) / LEVELS).clamp_min(1e-12)
@@ -38,8 +40,16 @@ class Int8Linear:
         """x [..., in] → [..., out] float32."""
         x = F.pad(x.float(), (0, self.pad)) if self.pad else x.float()
         largest = x.abs().amax(-1, keepdim=True).clamp_min_(1e-30)
+        return self.finished(self.product(x / largest), largest)
+
+    def product(self, x: Tensor) -> Tensor:
+        """x [..., in + pad] in [-1, 1] → [..., out] float32, without the bias."""
         linear = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default
-        y = linear(x / largest, 1 / self.steps, self.steps, self.packed).mul_(largest)
+        return linear(x, 1 / self.steps, self.steps, self.packed)
+
+    def finished(self, y: Tensor, largest: Tensor) -> Tensor:
+        """The product of rows that were divided by `largest` [..., 1] → the linear's result; y is used up."""
+        y = y.mul_(largest)
         return y if self.bias is None else y.add_(self.bias)
 
 

@@ -34,7 +34,10 @@ class Linear:
 
     def __call__(self, x: Tensor) -> Tensor:
         """x [..., K] → [..., N]"""
-        x = x.to(self.dtype)
+        return self.product(x.to(self.dtype))
+
+    def product(self, x: Tensor) -> Tensor:
+        """x [..., K] in `dtype` already → [..., N]"""
         if not self.packed:
             return F.linear(x, self.weight, self.bias)
         rows = x.numel() // x.shape[-1]

@@ -24,15 +24,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fledge.core.errors import FledgeError
+from fledge.generate.fused import run_layers
 from fledge.generate.int8 import Int8Linear, can_quantise
 from fledge.generate.linear import Linear
-from fledge.generate.spans import Span, attend, attend_singly
+from fledge.generate.spans import Span
 from fledge.model.cache import Cache
 from fledge.model.config import ModelConfig
 from fledge.model.heads import LanguageModel
 
 AnyLinear = Linear | Int8Linear
-ROWS = 256  # tokens in a feed-forward layer at once on a CPU: what it holds stays in the cache
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class PackedModel:
 
         backbone: Any = model.backbone
         self.config, self.dtype, self.device = model.config, dtype, backbone.embedding.weight.device
-        self.cache_dtype = torch.float32 if self.device.type == "cpu" else dtype  # of keys and values
+        self.fused = self.device.type == "cpu"
         self.embedding = backbone.embedding.weight
         self.cos = torch.cat([backbone.cos, backbone.cos], -1)  # [context, D]
         self.sin = torch.cat([-backbone.sin, backbone.sin], -1)
@@ -71,21 +71,25 @@ class PackedModel:
         ids: Tensor,
         positions: Tensor,
         cache: Cache,
-        parts: Sequence[Span] | None = None,
+        cut: Sequence[Span] | None = None,
         singly: bool = False,
     ) -> PackedOutput:
         """ids, positions int64 [B, T]: tokens written to the cache at their positions, each seeing what is cached up
-        to its own. `cache` has B rows. With `parts` attention is cut as they say; `singly` attends each token by
-        itself, over all keys within `cache.reach`."""
-        cos, sin = self.cos[positions][:, :, None], self.sin[positions][:, :, None]  # [B, T, 1, D]
-        rows = torch.arange(len(ids), device=ids.device)[:, None]
-        mask = self._mask(positions, cache.reach, singly) if parts is None else None
+        to its own. `cache` has B rows. On a CPU, with `cut` attention is cut as that says; `singly` attends each token
+        by itself, as is done anyway where there is one a row."""
         x = F.embedding(ids, self.embedding).float()
+        if self.fused:
+            singly = singly or (cut is None and ids.shape[1] == 1)
+            how = None if singly else cut if cut is not None else self._mask(positions, cache.reach, always=True)
+            return PackedOutput(run_layers(self, x, positions, cache, how), self.head)
+        cos, sin = self.cos[positions][:, :, None], self.sin[positions][:, :, None]  # [B, T, 1, D]
+        mask = self._mask(positions, cache.reach)
+        rows = torch.arange(len(ids), device=ids.device)[:, None]
         for layer, keys, values in zip(self.layers, cache.keys, cache.values):
-            x = layer(x, cos, sin, mask, rows, positions, keys, values, cache.reach, parts, singly)
+            x = layer(x, cos, sin, mask, rows, positions, keys, values, cache.reach)
         return PackedOutput(self.norm(x), self.head)
 
-    def _mask(self, positions: Tensor, reach: int, always: bool) -> Tensor | None:
+    def _mask(self, positions: Tensor, reach: int, always: bool = False) -> Tensor | None:
         """What may be seen, additive [B, 1, T, S]; None if that is everything, unless `always`."""
         window = self.config.window
         if positions.numel() == 1 and (window is None or window >= reach) and not always:
@@ -94,7 +98,7 @@ class PackedModel:
         hidden = keys > positions[:, :, None]
         if window is not None:
             hidden |= keys <= positions[:, :, None] - window
-        mask = torch.zeros(hidden.shape, dtype=self.cache_dtype, device=keys.device)
+        mask = torch.zeros(hidden.shape, dtype=self.dtype, device=keys.device)
         return mask.masked_fill_(hidden, -math.inf)[:, None]
 
 
@@ -151,8 +155,6 @@ class Layer:
         keys: Tensor,
         values: Tensor,
         reach: int,
-        parts: Sequence[Span] | None,
-        singly: bool,
     ) -> Tensor:
         """x [B, T, E] float32 → [B, T, E]; writes keys and values [B, Hkv, ·, D] in place."""
         batch, time, _ = x.shape
@@ -163,38 +165,25 @@ class Layer:
             qk = self.qk_norm(qk) * self.qk_scale
         qk = torch.addcmul(qk * cos, qk.roll(self.head_size // 2, -1), sin).to(keys.dtype)
         v = qkv[:, :, turned:].to(keys.dtype)
-        if batch == time == 1 and not singly:
+        if batch == time == 1:
             at = reach - 1  # the one token is the last
             keys[:, :, at], values[:, :, at] = qk[:, 0, self.heads :], v[:, 0]
         else:
             keys[rows, :, positions], values[rows, :, positions] = qk[:, :, self.heads :], v
         q = qk[:, :, : self.heads].transpose(1, 2)
-        if parts is not None:
-            y = attend(q, keys, values, parts)
-        elif singly and mask is not None:
-            y = attend_singly(q, keys[:, :, :reach], values[:, :, :reach], mask)
-        else:
-            k, v, grouped = keys[:, :, :reach], values[:, :, :reach], self.heads > self.kv_heads
-            y = F.scaled_dot_product_attention(q, k, v, mask, enable_gqa=grouped)
+        k, v, grouped = keys[:, :, :reach], values[:, :, :reach], self.heads > self.kv_heads
+        y = F.scaled_dot_product_attention(q, k, v, mask, enable_gqa=grouped)
         x = x + self.out(y.transpose(1, 2).reshape(batch, time, -1))
-        if batch * time <= ROWS or not x.is_cpu:
-            return x + self._feed_forward(x)
-        for part in x.view(-1, x.shape[-1]).split(ROWS):
-            part += self._feed_forward(part)
-        return x
-
-    def _feed_forward(self, x: Tensor) -> Tensor:
-        """x [..., E] → [..., E]"""
         gate, up = self.gate_up(self.norms[1](x)).chunk(2, -1)
-        return self.down(self.activation(gate) * up)
+        return x + self.down(self.activation(gate) * up)
 
 
 class Norm:
     """x / √(Σx² + size·eps): an RMSNorm without its weight and √size, which go into the linear behind it."""
 
     def __init__(self, eps: float | None, size: int, device: torch.device) -> None:
-        self.size = size
-        self.floor = torch.tensor(math.sqrt(size * (eps or 0.0)), device=device)
+        self.size, self.least = size, size * (eps or 0.0)
+        self.floor = torch.tensor(math.sqrt(self.least), device=device)
 
     def __call__(self, x: Tensor) -> Tensor:
         return x / torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32), self.floor)

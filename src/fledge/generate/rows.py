@@ -17,7 +17,7 @@ from torch import Tensor
 from fledge.generate.detokenise import Detokeniser
 from fledge.generate.packed import PackedModel
 from fledge.generate.request import Finish, Request, Scored
-from fledge.generate.spans import indifferent, padded, singles, spans
+from fledge.generate.spans import spans
 from fledge.model.cache import Cache
 from fledge.model.heads import LanguageModel
 
@@ -57,7 +57,7 @@ class RowCache:
 
     def __init__(self, model: AnyModel, budget: int, draft: AnyModel | None = None) -> None:
         if isinstance(model, PackedModel):
-            self.device, self.dtype = model.device, model.cache_dtype
+            self.device, self.dtype = model.device, model.dtype
         else:
             weight = next(model.parameters())
             self.device, self.dtype = weight.device, weight.dtype
@@ -122,11 +122,8 @@ class RowCache:
         part, model = view(self.caches[which], first, first + len(ids), reach), self.models[which]
         if not isinstance(model, PackedModel) or self.device.type != "cpu":
             return model(ids, positions, cache=part)
-        config = model.config
-        if single and indifferent(config.heads, config.kv_heads, config.head_size):
-            part.reach = padded(reach)
-            return model(ids, positions, part, singly=True)
-        return model(ids, positions, part, (singles if single else spans)(starts, counts, config.window, self.dtype))
+        cut = None if single else spans(starts, counts, model.config.window, self.dtype)
+        return model(ids, positions, part, cut, singly=single)
 
     def clear(self) -> None:
         """Forget what the memory holds: keys that are no numbers would spoil the rows that come to lie there."""
@@ -167,4 +164,4 @@ def view(cache: Cache, start: int, stop: int, reach: int) -> Cache:
 
 def rounded(length: int, context: int) -> int:
     """A length of the cache that has room for `length` positions."""
-    return min(-(-length // GRAIN) * GRAIN, padded(context))
+    return min(-(-length // GRAIN) * GRAIN, context)

@@ -27,7 +27,7 @@ class Slots:
 
     def __init__(self, model: LanguageModel | PackedModel, requests: Sequence[Request], capacity: int) -> None:
         if isinstance(model, PackedModel):
-            device, dtype = model.device, model.cache_dtype
+            device, dtype = model.device, model.dtype
         else:
             weight = next(model.parameters())
             device, dtype = weight.device, weight.dtype

@@ -1,0 +1,157 @@
+"""The layers of a packed model on a processor: oneDNN's products, and between them the kernels of `kernels`.
+
+Tokens that are drawn, one for each row or several that are each to be computed as if alone, attend by a kernel; prompts
+by torch's attention, over the spans or the mask that they come with.
+
+Shapes: B rows, T new tokens of each, N = B·T, E width, F feed-forward width, H heads, Hkv key-value heads, D head size.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fledge.generate.int8 import Int8Linear
+from fledge.generate.kernels import Heads, Rows, attend, gate, prepare, run, turn
+from fledge.generate.linear import Linear
+from fledge.generate.spans import Span, attend_spans
+from fledge.model.cache import Cache
+
+if TYPE_CHECKING:
+    from fledge.generate.packed import Layer, Norm, PackedModel
+
+AnyLinear = Linear | Int8Linear
+ROWS = 256  # tokens in a feed-forward layer at once: what it holds stays in the cache
+
+
+class Pass:
+    """One pass of N tokens through the layers. `x` [B, T, E] float32 is the residual stream, changed in place."""
+
+    def __init__(self, model: "PackedModel", x: Tensor, positions: Tensor, cache: Cache, singly: bool) -> None:
+        config, layer = model.config, model.layers[0]
+        batch, time, width = x.shape
+        tokens, inner = batch * time, config.heads * config.head_size
+        self.x, self.shape, self.reach = x.view(tokens, width), (batch, time), cache.reach
+        self.threads = torch.get_num_threads()
+        self.places = torch.arange(batch) if time == 1 else torch.arange(batch).repeat_interleave(time)
+        self.positions = positions.contiguous()
+        q_dtype = torch.float32 if singly else model.dtype
+        self.q, self.attended = torch.empty(tokens, inner, dtype=q_dtype), torch.empty(tokens, inner)
+        # the inputs of the products, and what the rows of the last one were divided by (int8)
+        self.normed, self.gated = room(layer.qkv, tokens, width), room(layer.down, tokens, config.hidden)
+        plain = isinstance(layer.out, Linear) and layer.out.dtype == torch.float32
+        self.merged = None if plain else room(layer.out, tokens, inner)
+        self.scale = torch.empty(tokens)
+        self.due: tuple[Tensor, AnyLinear] | None = None  # a product that is still to be added to x, and whose it is
+        half = layer.qkv.dtype == torch.bfloat16
+        self.rows = Rows(y_half=half)
+        self.heads = Heads(
+            rows=tokens, heads=config.heads, kv_heads=config.kv_heads, size=config.head_size, y_half=half,
+            cos=model.cos.data_ptr(), sin=model.sin.data_ptr(), positions=self.positions.data_ptr(),
+            places=self.places.data_ptr(), q=self.q.data_ptr(), q_half=self.q.dtype == torch.bfloat16, cache_half=model.dtype == torch.bfloat16, length=cache.keys[0].shape[2],
+            window=config.window or 0, out=self.attended.data_ptr(),
+        )  # fmt: skip
+
+    def prepare(
+        self, x: Tensor, out: Tensor | None = None, ahead: AnyLinear | None = None, norm: "Norm | None" = None
+    ) -> None:
+        """x [n, width] += what is due; `out` = x, normalised if there is a norm, as the linear `ahead` wants it."""
+        told = self.rows
+        told.rows, told.width, told.x = x.shape[0], x.shape[1], x.data_ptr()
+        if self.due is None:
+            told.y = 0
+        else:
+            self._made(told, *self.due)
+        if out is None:
+            told.out = 0
+        else:
+            told.norm, told.floor = norm is not None, norm.least if norm else 0.0
+            self._wanted(told, out, ahead)
+        run(prepare, told, x.shape[0], x.numel(), self.threads)
+        self.due = None
+
+    def gate(self, layer: "Layer", y: Tensor, out: Tensor) -> None:
+        """y [n, 2F] of `gate_up` → `out` [n, F] for `down`."""
+        if layer.activation is F.silu:
+            told = self.rows
+            told.rows, told.width = y.shape[0], y.shape[1] // 2
+            self._made(told, y, layer.gate_up)
+            self._wanted(told, out, layer.down)
+            run(gate, told, y.shape[0], y.numel(), self.threads)
+            return
+        if isinstance(layer.gate_up, Int8Linear):
+            y = layer.gate_up.finished(y, self.scale[: y.shape[0], None])
+        gates, ups = y.chunk(2, -1)
+        self.prepare((layer.activation(gates) * ups).float(), out, layer.down)
+
+    def attention(
+        self, layer: "Layer", y: Tensor, keys: Tensor, values: Tensor, how: Sequence[Span] | Tensor | None
+    ) -> Tensor:
+        """y [N, (H + 2·Hkv)·D] of `qkv` → [N, H·D] float32; writes keys and values [B, Hkv, S, D]. how: spans or an
+        additive mask for torch's attention, None for each token by itself."""
+        told = self.heads
+        self._made(told, y, layer.qkv)
+        told.keys, told.values = keys.data_ptr(), values.data_ptr()
+        if layer.qk_norm is not None:
+            told.weights, told.floor = layer.qk_scale.data_ptr(), layer.qk_norm.least
+        told.scaling = layer.head_size**-0.5 if how is None else 1.0  # torch's attention scales by itself
+        run(turn, told, y.shape[0], y.numel(), self.threads)
+        if how is None:
+            run(attend, told, y.shape[0] * layer.kv_heads, self.q.numel() * self.reach, self.threads)
+            return self.attended
+        q = self.q.view(*self.shape, layer.heads, layer.head_size).transpose(1, 2)
+        if isinstance(how, Tensor):
+            k, v, grouped = keys[:, :, : self.reach], values[:, :, : self.reach], layer.heads > layer.kv_heads
+            found = F.scaled_dot_product_attention(q, k, v, how, enable_gqa=grouped)
+        else:
+            found = attend_spans(q, keys, values, how)
+        return found.transpose(1, 2).reshape(y.shape[0], -1).float()
+
+    def _made(self, told: Rows | Heads, y: Tensor, linear: AnyLinear) -> None:
+        """The product `y` of a linear goes in."""
+        told.y, told.y_scale, told.y_bias = y.data_ptr(), 0, 0
+        if isinstance(linear, Int8Linear):
+            told.y_scale = self.scale.data_ptr()
+            if linear.bias is not None:
+                told.y_bias = linear.bias.data_ptr()
+
+    def _wanted(self, told: Rows, out: Tensor, linear: AnyLinear | None) -> None:
+        """`out` [n, stride], the input of a linear, comes out."""
+        told.out, told.stride, told.half = out.data_ptr(), out.shape[1], out.dtype == torch.bfloat16
+        told.scale = self.scale.data_ptr() if isinstance(linear, Int8Linear) else 0
+
+
+def run_layers(
+    model: "PackedModel", x: Tensor, positions: Tensor, cache: Cache, how: Sequence[Span] | Tensor | None
+) -> Tensor:
+    """The residual stream x [B, T, E] float32, which is used up, at positions [B, T] → hidden [B, T, E] after the final
+    norm; see `Pass.attention` for `how`."""
+    now = Pass(model, x, positions, cache, how is None)
+    parts = now.x.split(ROWS)
+    for layer, keys, values in zip(model.layers, cache.keys, cache.values):
+        now.prepare(now.x, now.normed, layer.qkv, layer.norms[0])
+        merged = now.attention(layer, layer.qkv.product(now.normed), keys, values, how)
+        if now.merged is not None:
+            now.prepare(merged, now.merged, layer.out)
+            merged = now.merged
+        now.due = layer.out.product(merged), layer.out
+        if len(parts) > 1:
+            now.prepare(now.x)
+        for part in parts:
+            normed, gated = now.normed[: part.shape[0]], now.gated[: part.shape[0]]
+            now.prepare(part, normed, layer.gate_up, layer.norms[1])
+            now.gate(layer, layer.gate_up.product(normed), gated)
+            now.due = layer.down.product(gated), layer.down
+            if len(parts) > 1:
+                now.prepare(part)
+    hidden = torch.empty(x.shape, dtype=model.head.dtype)
+    now.prepare(now.x, hidden.view(now.x.shape), None, model.norm)
+    return hidden
+
+
+def room(linear: AnyLinear, tokens: int, width: int) -> Tensor:
+    """Memory for the input of a linear."""
+    pad = linear.pad if isinstance(linear, Int8Linear) else 0
+    return (torch.zeros if pad else torch.empty)(tokens, width + pad, dtype=linear.dtype)

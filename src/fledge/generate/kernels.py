@@ -1,0 +1,430 @@
+"""What a decoder does between its matrix products, compiled for the processor (numba), each as one call.
+
+It is little arithmetic, but a dozen operators of torch a layer, and for few tokens their calls cost more than the
+products. Four kernels do it: `prepare` (add to the residual stream, normalise, round for the next product), `turn`
+(normalise and rotate queries and keys, write to the cache), `attend` (a token's attention to its row of the cache) and
+`gate` (silu(gate) · up). A token's result depends on that token alone, to the bit: sums run in an order that its own
+sizes fix, whoever else is computed and however many threads take part.
+
+Memory is named by address; callers keep it alive and large enough. Work is shared out among torch's own OpenMP threads
+where they are GNU's, as on Linux; elsewhere one thread does it. NaN and infinity pass through to the results. Left out:
+prompts (torch's attention is better at many queries), precisions other than float32 and bfloat16, GPUs.
+
+Shapes: N tokens, E width, H heads, Hkv key-value heads, D head size, S positions of the cache.
+"""
+
+import ctypes
+from typing import Any
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import carray, cfunc, njit, types
+from numba.extending import intrinsic
+
+ALONE = 1 << 14  # numbers: less than that is not worth a second thread
+GRAINS = 4  # pieces of work for each thread
+
+FLAGS = {"reassoc", "contract", "arcp", "nsz", "afn"}  # sums in any order, but NaN is NaN
+HOW: dict[str, Any] = {"fastmath": FLAGS, "error_model": "numpy", "cache": True}
+
+
+class Rows(ctypes.Structure):
+    """What `prepare` and `gate` are told: addresses (0: none), sizes."""
+
+    _fields_ = [
+        ("taken", ctypes.c_int64),  # rows so far, by any thread
+        ("grain", ctypes.c_int64),
+        ("rows", ctypes.c_int64),  # N
+        ("width", ctypes.c_int64),
+        ("stride", ctypes.c_int64),  # from row to row of `out`
+        ("x", ctypes.c_int64),  # the residual stream [N, width] float32, read and written; `prepare` only
+        ("y", ctypes.c_int64),  # a product [N, width] or [N, 2·width]
+        ("y_half", ctypes.c_int64),  # 1: it is bfloat16, 0: float32
+        ("y_scale", ctypes.c_int64),  # [N]: a float32 product is to be multiplied with it …
+        ("y_bias", ctypes.c_int64),  # … and this added
+        ("out", ctypes.c_int64),
+        ("half", ctypes.c_int64),
+        ("scale", ctypes.c_int64),  # [N] float32: the largest absolute value of a row, by which it is divided
+        ("norm", ctypes.c_int64),  # 1: normalise; `prepare` only
+        ("floor", ctypes.c_double),  # width · eps
+    ]
+
+
+class Heads(ctypes.Structure):
+    """What `turn` and `attend` are told."""
+
+    _fields_ = [
+        ("taken", ctypes.c_int64),
+        ("grain", ctypes.c_int64),
+        ("rows", ctypes.c_int64),  # N tokens
+        ("heads", ctypes.c_int64),
+        ("kv_heads", ctypes.c_int64),
+        ("size", ctypes.c_int64),  # D
+        ("y", ctypes.c_int64),  # queries, keys and values [N, H + 2·Hkv, D], as in `Rows`
+        ("y_half", ctypes.c_int64),
+        ("y_scale", ctypes.c_int64),
+        ("y_bias", ctypes.c_int64),
+        ("weights", ctypes.c_int64),  # [H + Hkv, D] float32 of the norm of queries and keys, if there is one
+        ("cos", ctypes.c_int64),  # [context, D] float32
+        ("sin", ctypes.c_int64),
+        ("positions", ctypes.c_int64),  # [N] int64
+        ("places", ctypes.c_int64),  # [N] int64: the tokens' rows of the cache
+        ("q", ctypes.c_int64),  # [N, H, D], for `attend` float32
+        ("q_half", ctypes.c_int64),
+        ("keys", ctypes.c_int64),  # [rows, Hkv, S, D]
+        ("values", ctypes.c_int64),
+        ("cache_half", ctypes.c_int64),
+        ("length", ctypes.c_int64),  # S
+        ("window", ctypes.c_int64),  # keys that a query sees, 0: all
+        ("out", ctypes.c_int64),  # [N, H, D] float32; `attend` only
+        ("floor", ctypes.c_double),  # D · eps
+        ("scaling", ctypes.c_double),  # of queries
+    ]
+
+
+def pointer(kind: Any) -> Any:
+    """An address as a pointer to numbers of a kind."""
+
+    @intrinsic
+    def found(typing: Any, address: Any) -> Any:
+        def code(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+            return builder.inttoptr(given[0], context.get_value_type(signature.return_type))
+
+        return types.CPointer(kind)(types.int64), code
+
+    return found
+
+
+def same_bits(source: Any, target: Any, made: ir.Type) -> Any:
+    """A 32-bit number read as another kind."""
+
+    @intrinsic
+    def found(typing: Any, x: Any) -> Any:
+        def code(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+            return builder.bitcast(given[0], made)
+
+        return target(source), code
+
+    return found
+
+
+@intrinsic
+def take(typing: Any, data: Any, count: Any) -> Any:
+    """Adds to the first number of what a kernel is told; what it was before. Several threads may."""
+
+    def code(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        counter = builder.bitcast(given[0], ir.IntType(64).as_pointer())
+        return builder.atomic_rmw("add", counter, given[1], "monotonic")
+
+    return types.int64(data, types.int64), code
+
+
+_float32, _bfloat16, _int64 = pointer(types.float32), pointer(types.uint16), pointer(types.int64)
+bits = same_bits(types.float32, types.int32, ir.IntType(32))
+number = same_bits(types.int32, types.float32, ir.FloatType())
+
+
+@njit(**HOW)
+def floats(address, place, count):  # type: ignore[no-untyped-def]
+    """`count` float32 from number `place` on."""
+    return carray(_float32(address + 4 * place), (count,))
+
+
+@njit(**HOW)
+def halves(address, place, count):  # type: ignore[no-untyped-def]
+    """`count` bfloat16, as the integers of their bits."""
+    return carray(_bfloat16(address + 2 * place), (count,))
+
+
+@njit(**HOW)
+def integer(address, place):  # type: ignore[no-untyped-def]
+    """One int64."""
+    return carray(_int64(address + 8 * place), (1,))[0]
+
+
+@njit(inline="always", **HOW)
+def number_of_half(x):  # type: ignore[no-untyped-def]
+    """A bfloat16 as float32."""
+    return number(np.int32(np.int32(x) << np.int32(16)))
+
+
+@njit(inline="always", **HOW)
+def half_of_number(x):  # type: ignore[no-untyped-def]
+    """A float32 rounded to the nearest bfloat16, to even between two."""
+    b = np.uint32(bits(x))
+    return np.uint16((b + np.uint32(0x7FFF) + ((b >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
+
+
+@njit(inline="always", **HOW)
+def exp(x):  # type: ignore[no-untyped-def]
+    """e^x in float32 to 2 units in the last place, 0 below -87, e^88 above 88 (polynomial of Cephes)."""
+    x = np.float32(88) if x > np.float32(88) else x
+    x = np.float32(-87) if x < np.float32(-87) else x
+    k = np.int32(np.int32(x * np.float32(1.44269504) + np.float32(128.5)) - np.int32(128))
+    z = np.float32(k)
+    r = x - z * np.float32(0.693359375) + z * np.float32(2.12194440e-4)
+    y = np.float32(1.9875691500e-4)
+    y = y * r + np.float32(1.3981999507e-3)
+    y = y * r + np.float32(8.3334519073e-3)
+    y = y * r + np.float32(4.1665795894e-2)
+    y = y * r + np.float32(1.6666665459e-1)
+    y = y * r + np.float32(5.0000001201e-1)
+    y = y * r * r + r + np.float32(1)
+    return y * number(np.int32(np.int32(k + np.int32(127)) << np.int32(23)))
+
+
+@njit(**HOW)
+def store(x, address, place, half):  # type: ignore[no-untyped-def]
+    """Write float32 numbers to an address as such or as bfloat16, from number `place` on."""
+    if half:
+        rounded = halves(address, place, len(x))
+        for i in range(len(x)):
+            rounded[i] = half_of_number(x[i])
+    else:
+        copy = floats(address, place, len(x))
+        for i in range(len(x)):
+            copy[i] = x[i]
+
+
+@njit(**HOW)
+def read(p, row, count, out):  # type: ignore[no-untyped-def]
+    """A row of the product as float32."""
+    if p.y_half:
+        x = halves(p.y, row * count, count)
+        for i in range(count):
+            out[i] = number_of_half(x[i])
+        return
+    y = floats(p.y, row * count, count)
+    scale = floats(p.y_scale, row, 1)[0] if p.y_scale else np.float32(1)
+    for i in range(count):
+        out[i] = y[i] * scale
+    if p.y_bias:
+        bias = floats(p.y_bias, 0, count)
+        for i in range(count):
+            out[i] += bias[i]
+
+
+@njit(**HOW)
+def write(p, row, x):  # type: ignore[no-untyped-def]
+    """A row for the next product: divided by its largest value if that is wanted, rounded to nearest if to bfloat16."""
+    if p.scale:
+        most = np.int32(0)  # as integers, positive floats have the same order; NaN is above all
+        for i in range(p.width):
+            most = max(most, np.int32(bits(x[i]) & np.int32(0x7FFFFFFF)))
+        largest = number(most)
+        largest = np.float32(1e-30) if largest < np.float32(1e-30) else largest
+        inverse = np.float32(1) / largest
+        for i in range(p.width):
+            x[i] *= inverse
+        floats(p.scale, row, 1)[0] = largest
+    store(x, p.out, row * p.stride, p.half)
+
+
+@njit(**HOW)
+def shortened(x, floor):  # type: ignore[no-untyped-def]
+    """1 / √(Σx² + floor)."""
+    total = np.float32(0)
+    for i in range(len(x)):
+        total += x[i] * x[i]
+    return np.float32(1) / np.sqrt(np.float32(total + np.float32(floor)))
+
+
+@cfunc(types.void(types.CPointer(numba.from_dtype(np.dtype(Rows)))), **HOW)
+def prepare(data):  # type: ignore[no-untyped-def]
+    """x += y, if there is a y; out = x or x / √(Σx² + floor), for the next product."""
+    p = carray(data, 1)[0]
+    held = np.empty(p.width, np.float32)
+    while True:
+        first = take(data, p.grain)
+        if first >= p.rows:
+            break
+        for row in range(first, min(first + p.grain, p.rows)):
+            x = floats(p.x, row * p.width, p.width)
+            if p.y:
+                read(p, row, p.width, held)
+                for i in range(p.width):
+                    x[i] += held[i]
+            if p.out:
+                factor = shortened(x, p.floor) if p.norm else np.float32(1)
+                for i in range(p.width):
+                    held[i] = x[i] * factor
+                write(p, row, held)
+
+
+@cfunc(types.void(types.CPointer(numba.from_dtype(np.dtype(Rows)))), **HOW)
+def gate(data):  # type: ignore[no-untyped-def]
+    """out = silu(gate) · up of the product [N, 2·width], for the next product."""
+    p = carray(data, 1)[0]
+    held = np.empty(2 * p.width, np.float32)
+    gates, ups = held[: p.width], held[p.width :]
+    while True:
+        first = take(data, p.grain)
+        if first >= p.rows:
+            break
+        for row in range(first, min(first + p.grain, p.rows)):
+            read(p, row, 2 * p.width, held)
+            for i in range(p.width):
+                gates[i] = gates[i] / (np.float32(1) + exp(-gates[i])) * ups[i]
+            write(p, row, gates)
+
+
+@njit(**HOW)
+def rotate(x, p, position, scale):  # type: ignore[no-untyped-def]
+    """A head's vector turned by its position, times `scale`. cos and sin are the same in both halves, up to sign."""
+    half = p.size // 2
+    cos, sin = floats(p.cos, position * p.size, half), floats(p.sin, position * p.size + half, half)
+    first, second = x[:half], x[half:]
+    for i in range(half):
+        a, b = first[i], second[i]
+        first[i] = (a * cos[i] - b * sin[i]) * scale
+        second[i] = (b * cos[i] + a * sin[i]) * scale
+
+
+@cfunc(types.void(types.CPointer(numba.from_dtype(np.dtype(Heads)))), **HOW)
+def turn(data):  # type: ignore[no-untyped-def]
+    """Queries normalised, rotated and scaled; keys likewise, and with the values into the cache."""
+    p = carray(data, 1)[0]
+    size, turned = p.size, p.heads + p.kv_heads
+    held = np.empty((turned + p.kv_heads) * size, np.float32)
+    while True:
+        first = take(data, p.grain)
+        if first >= p.rows:
+            break
+        for row in range(first, min(first + p.grain, p.rows)):
+            read(p, row, len(held), held)
+            position, place = integer(p.positions, row), integer(p.places, row)
+            for head in range(turned + p.kv_heads):
+                x = held[head * size : (head + 1) * size]
+                if head < turned:
+                    if p.weights:
+                        factor, weights = shortened(x, p.floor), floats(p.weights, head * size, size)
+                        for i in range(size):
+                            x[i] *= factor * weights[i]
+                    rotate(x, p, position, np.float32(p.scaling if head < p.heads else 1.0))
+                if head < p.heads:
+                    store(x, p.q, (row * p.heads + head) * size, p.q_half)
+                else:
+                    at = (place * p.kv_heads + (head - p.heads) % p.kv_heads) * p.length + position
+                    store(x, p.keys if head < turned else p.values, at * size, p.cache_half)
+
+
+@njit(**HOW)
+def dots(q, address, half, place, out):  # type: ignore[no-untyped-def]
+    """out[s] = q · key s of the cache, the first of which is at number `place`."""
+    size = len(q)
+    for s in range(len(out)):
+        total = np.float32(0)
+        if half:
+            x = halves(address, place + s * size, size)
+            for i in range(size):
+                total += q[i] * number_of_half(x[i])
+        else:
+            y = floats(address, place + s * size, size)
+            for i in range(size):
+                total += q[i] * y[i]
+        out[s] = total
+
+
+@njit(**HOW)
+def mix(weights, address, half, place, out):  # type: ignore[no-untyped-def]
+    """out = Σ weights[s] · value s of the cache."""
+    size, seen = len(out), len(weights)
+    for i in range(size):
+        out[i] = np.float32(0)
+    whole = seen // 4 * 4
+    for s in range(0, whole, 4):
+        w0, w1, w2, w3 = weights[s], weights[s + 1], weights[s + 2], weights[s + 3]
+        at = place + s * size
+        if half:
+            x0, x1 = halves(address, at, size), halves(address, at + size, size)
+            x2, x3 = halves(address, at + 2 * size, size), halves(address, at + 3 * size, size)
+            for i in range(size):
+                out[i] += (
+                    w0 * number_of_half(x0[i])
+                    + w1 * number_of_half(x1[i])
+                    + w2 * number_of_half(x2[i])
+                    + w3 * number_of_half(x3[i])
+                )
+        else:
+            y0, y1 = floats(address, at, size), floats(address, at + size, size)
+            y2, y3 = floats(address, at + 2 * size, size), floats(address, at + 3 * size, size)
+            for i in range(size):
+                out[i] += w0 * y0[i] + w1 * y1[i] + w2 * y2[i] + w3 * y3[i]
+    for s in range(whole, seen):
+        w = weights[s]
+        if half:
+            x = halves(address, place + s * size, size)
+            for i in range(size):
+                out[i] += w * number_of_half(x[i])
+        else:
+            y = floats(address, place + s * size, size)
+            for i in range(size):
+                out[i] += w * y[i]
+
+
+@njit(**HOW)
+def softmax(x):  # type: ignore[no-untyped-def]
+    """x = e^(x - max); returns what to divide it by."""
+    top, mass = x[0], np.float32(0)
+    for s in range(len(x)):
+        top = x[s] if x[s] > top else top
+    for s in range(len(x)):
+        x[s] = exp(x[s] - top)
+        mass += x[s]
+    return mass
+
+
+@njit(**HOW)
+def attend_group(p, row, head, room):  # type: ignore[no-untyped-def]
+    """The attention of a token's queries that share a key-value head. room [S]."""
+    size, group, end = p.size, p.heads // p.kv_heads, integer(p.positions, row) + 1
+    low = max(0, end - p.window) if p.window else 0
+    place = ((integer(p.places, row) * p.kv_heads + head) * p.length + low) * size
+    weights = room[: end - low]
+    for query in range(head * group, (head + 1) * group):
+        at = (row * p.heads + query) * size
+        dots(floats(p.q, at, size), p.keys, p.cache_half, place, weights)
+        out, factor = floats(p.out, at, size), np.float32(1) / softmax(weights)
+        mix(weights, p.values, p.cache_half, place, out)
+        for i in range(size):
+            out[i] *= factor
+
+
+@cfunc(types.void(types.CPointer(numba.from_dtype(np.dtype(Heads)))), **HOW)
+def attend(data):  # type: ignore[no-untyped-def]
+    """Each token's queries attend to what its row of the cache holds up to its position, itself included."""
+    p = carray(data, 1)[0]
+    room = np.empty(p.length, np.float32)
+    tasks = p.rows * p.kv_heads
+    while True:
+        first = take(data, p.grain)
+        if first >= tasks:
+            break
+        for task in range(first, min(first + p.grain, tasks)):
+            attend_group(p, task // p.kv_heads, task % p.kv_heads, room)
+
+
+def team() -> Any:
+    """GNU's way to have its OpenMP threads call a function, in the runtime that torch has loaded; None elsewhere."""
+    try:
+        call = ctypes.CDLL("libgomp.so.1", mode=RTLD_NOLOAD).GOMP_parallel
+    except (OSError, AttributeError):
+        return None
+    call.argtypes, call.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint], None
+    return call
+
+
+RTLD_NOLOAD = 4
+TEAM = team()
+
+
+def run(kernel: Any, told: Rows | Heads, tasks: int, numbers: int, threads: int) -> None:
+    """Run a kernel of that many tasks and numbers. threads: as many as torch has, or their team would be made anew."""
+    told.taken = 0
+    if threads == 1 or TEAM is None or numbers < ALONE or tasks == 1:
+        told.grain = tasks
+        kernel.ctypes(ctypes.addressof(told))
+    else:
+        told.grain = -(-tasks // (GRAINS * threads))
+        TEAM(kernel.address, ctypes.addressof(told), threads, 0)
