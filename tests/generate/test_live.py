@@ -14,7 +14,7 @@ from fledge.generate.packed import PackedModel, packed
 from fledge.generate.queueing import FairQueue
 from fledge.generate.request import Request, Update
 from fledge.generate.sampling import Sampling
-from fledge.generate.spans import BLOCK, attend, attend_singly, indifferent, singles
+from fledge.generate.spans import BLOCK
 from fledge.model.heads import LanguageModel
 from fledge.text.tokenizer import Tokenizer
 
@@ -72,15 +72,8 @@ def test_the_same_as_the_engine_gives(
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
 @pytest.mark.parametrize("wide", [False, True])
-@pytest.mark.parametrize("together", [False, True])
-def test_alone_and_under_load_to_the_bit(
-    tokenizer: Tokenizer, precision: str, wide: bool, together: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The same logits, whatever the batch, the chunks and what was cached; drawn tokens attended to row by row, and
-    all rows together."""
-    if together and not indifferent(4, 2, 16):
-        pytest.skip("attention on this machine minds how many rows there are")
-    monkeypatch.setattr("fledge.generate.rows.indifferent", lambda *shape: together)
+def test_alone_and_under_load_to_the_bit(tokenizer: Tokenizer, precision: str, wide: bool) -> None:
+    """The same logits, whatever the batch, the chunks and what was cached."""
     int8, dtype = precision == "int8", torch.float32 if precision == "float32" else torch.bfloat16
     if int8 and not can_quantise():
         pytest.skip("torch has no 8-bit linear here")
@@ -96,33 +89,6 @@ def test_alone_and_under_load_to_the_bit(
             ):
                 assert (ids, rest) == (own_ids, own)
                 assert logprobs == pytest.approx(own_logprobs, abs=2e-6)  # their sum is taken in two ways
-
-
-def test_attention_of_drawn_tokens_is_the_same_both_ways() -> None:
-    """Row by row over exactly what each sees, and all rows at once over padded keys; both against the definition."""
-    torch.manual_seed(0)
-    starts, reach = [4, 9, 30], 48
-    q, keys, values = torch.randn(3, 4, 2, 8), torch.randn(3, 2, reach, 8), torch.randn(3, 2, reach, 8)
-    for window in (None, 6):
-        parts = singles(starts, [2, 2, 2], window, torch.float32)
-        seen = torch.zeros(3, 1, 2, reach, dtype=torch.bool)
-        for part in parts:
-            seen[part.row, 0, part.first, part.low : part.high] = True
-        mask = torch.zeros(seen.shape).masked_fill_(~seen, -float("inf"))
-        weights = (q.view(3, 2, 2, 2, 8) @ keys[:, :, None].transpose(-1, -2) / 8**0.5 + mask[:, :, None]).softmax(-1)
-        expected = (weights @ values[:, :, None]).view(3, 4, 2, 8)
-        torch.testing.assert_close(attend_singly(q, keys, values, mask), expected)
-        torch.testing.assert_close(attend(q, keys, values, parts), expected)
-
-
-def test_a_kernel_that_minds_company_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = torch.nn.functional.scaled_dot_product_attention
-
-    def minds(q: torch.Tensor, *given: torch.Tensor, **options: bool) -> torch.Tensor:
-        return real(q, *given, **options) * (1 + 1e-6 * (len(q) > 1))
-
-    monkeypatch.setattr("fledge.generate.spans.F.scaled_dot_product_attention", minds)
-    assert not indifferent.__wrapped__(4, 2, 16)
 
 
 def test_after_numbers_that_are_none_others_are_served(tokenizer: Tokenizer) -> None:

@@ -40,11 +40,15 @@ def last_logits(model: PackedModel, ids: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("axes", AXES, ids=str)
 @pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("fused", [True, False])
 @torch.no_grad()
-def test_logits_equal_the_models(axes: dict, batch: int) -> None:
+def test_logits_equal_the_models(axes: dict, batch: int, fused: bool) -> None:
+    """By the compiled kernels, and as on a GPU."""
     model = tiny(300, **axes)
     ids = torch.randint(0, 300, (batch, 12))
-    ours = last_logits(packed(model, torch.float32), ids)
+    copy = packed(model, torch.float32)
+    copy.fused = fused
+    ours = last_logits(copy, ids)
     assert torch.allclose(ours, model(ids).logits()[:, -3:], atol=1e-4)
 
 

@@ -186,7 +186,7 @@ def run() -> None:
     debug = "--debug" in sys.argv[1:]
     # Before torch is loaded. Threads that spin while they wait lose a factor of ten when another job shares the cores;
     # MKL's products depend on where in memory their operands lie, unless it is told to be reproducible.
-    for name, value in {"OMP_WAIT_POLICY": "PASSIVE", "MKL_CBWR": "AUTO", **TELEMETRY}.items():
+    for name, value in {"GOMP_SPINCOUNT": "2000", "MKL_CBWR": "AUTO", **TELEMETRY}.items():
         os.environ.setdefault(name, value)
     try:
         code = app([text for text in sys.argv[1:] if text != "--debug"], standalone_mode=False) or 0

@@ -50,8 +50,9 @@ class Pass:
         self.heads = Heads(
             rows=tokens, heads=config.heads, kv_heads=config.kv_heads, size=config.head_size, y_half=half,
             cos=model.cos.data_ptr(), sin=model.sin.data_ptr(), positions=self.positions.data_ptr(),
-            places=self.places.data_ptr(), q=self.q.data_ptr(), q_half=self.q.dtype == torch.bfloat16, cache_half=model.dtype == torch.bfloat16, length=cache.keys[0].shape[2],
-            window=config.window or 0, out=self.attended.data_ptr(),
+            places=self.places.data_ptr(), q=self.q.data_ptr(), q_half=self.q.dtype == torch.bfloat16,
+            length=cache.keys[0].shape[2], cache_half=model.dtype == torch.bfloat16, window=config.window or 0,
+            out=self.attended.data_ptr(),
         )  # fmt: skip
 
     def prepare(

@@ -332,26 +332,7 @@ def mix(weights, address, half, place, out):  # type: ignore[no-untyped-def]
     size, seen = len(out), len(weights)
     for i in range(size):
         out[i] = np.float32(0)
-    whole = seen // 4 * 4
-    for s in range(0, whole, 4):
-        w0, w1, w2, w3 = weights[s], weights[s + 1], weights[s + 2], weights[s + 3]
-        at = place + s * size
-        if half:
-            x0, x1 = halves(address, at, size), halves(address, at + size, size)
-            x2, x3 = halves(address, at + 2 * size, size), halves(address, at + 3 * size, size)
-            for i in range(size):
-                out[i] += (
-                    w0 * number_of_half(x0[i])
-                    + w1 * number_of_half(x1[i])
-                    + w2 * number_of_half(x2[i])
-                    + w3 * number_of_half(x3[i])
-                )
-        else:
-            y0, y1 = floats(address, at, size), floats(address, at + size, size)
-            y2, y3 = floats(address, at + 2 * size, size), floats(address, at + 3 * size, size)
-            for i in range(size):
-                out[i] += w0 * y0[i] + w1 * y1[i] + w2 * y2[i] + w3 * y3[i]
-    for s in range(whole, seen):
+    for s in range(seen):
         w = weights[s]
         if half:
             x = halves(address, place + s * size, size)

@@ -24,7 +24,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fledge.core.errors import FledgeError
-from fledge.generate.fused import run_layers
 from fledge.generate.int8 import Int8Linear, can_quantise
 from fledge.generate.linear import Linear
 from fledge.generate.spans import Span
@@ -79,6 +78,8 @@ class PackedModel:
         by itself, as is done anyway where there is one a row."""
         x = F.embedding(ids, self.embedding).float()
         if self.fused:
+            from fledge.generate.fused import run_layers  # compiled code is loaded by who needs it
+
             singly = singly or (cut is None and ids.shape[1] == 1)
             how = None if singly else cut if cut is not None else self._mask(positions, cache.reach, always=True)
             return PackedOutput(run_layers(self, x, positions, cache, how), self.head)
