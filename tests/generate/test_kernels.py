@@ -24,9 +24,9 @@ def told(kind: type[Any], **given: Any) -> Any:
 def prepared(x: Tensor, y: Tensor | None, threads: int = 1, **given: Any) -> tuple[Tensor, Tensor, Tensor]:
     """(x after the sum, out, scale)"""
     x, rows, width = x.clone(), len(x), x.shape[1]
-    out = torch.zeros(rows, width + 3, dtype=HALF if given.get("half") else torch.float32)
+    out = torch.zeros(rows, width + 3, dtype=HALF if given.get("kind") else torch.float32)
     if y is not None:
-        given |= {"y": y, "y_half": y.dtype == HALF}
+        given |= {"y": y, "y_half": y.dtype == HALF, "y_stride": width}
     run(prepare, told(Rows, rows=rows, width=width, stride=width + 3, x=x, out=out, **given), rows, 1 << 20, threads)
     assert not out[:, width:].any()
     return x, out[:, :width], given.get("scale", torch.empty(0))
@@ -37,11 +37,11 @@ def prepared(x: Tensor, y: Tensor | None, threads: int = 1, **given: Any) -> tup
 def test_prepare(width: int, half: bool) -> None:
     x, y = torch.randn(5, width), torch.randn(5, width).to(HALF if half else torch.float32)
     total = x + y.float()
-    after, out, _ = prepared(x, y, half=half, norm=1, floor=width * 1e-5)
+    after, out, _ = prepared(x, y, kind=int(half), norm=1, floor=width * 1e-5)
     assert torch.equal(after, total)
     expected = total.double() / (total.double().square().sum(-1, keepdim=True) + width * 1e-5).sqrt()
     torch.testing.assert_close(out.double(), expected, rtol=4e-3 if half else 1e-6, atol=1e-7)
-    after, out, _ = prepared(x, None, half=half)
+    after, out, _ = prepared(x, None, kind=int(half))
     assert torch.equal(after, x)
     assert torch.equal(out, x.to(out.dtype))  # rounded as torch rounds
 
@@ -62,7 +62,7 @@ def test_prepare_for_8_bits() -> None:
 def test_gate(half: bool) -> None:
     y = torch.cat([torch.randn(6, 80) * 10, torch.linspace(-200, 200, 40).repeat(6, 1), torch.randn(6, 40)], 1)
     y, out = y.to(HALF if half else torch.float32), torch.zeros(6, 80)
-    run(gate, told(Rows, rows=6, width=80, stride=80, y=y, y_half=half, out=out), 6, 0, 1)
+    run(gate, told(Rows, rows=6, width=80, stride=80, y=y, y_half=half, y_stride=160, out=out), 6, 0, 1)
     gates, ups = y.double().chunk(2, -1)
     torch.testing.assert_close(out.double(), F.silu(gates) * ups, rtol=1e-6, atol=1e-30)
 
@@ -94,8 +94,8 @@ def attention(
     exact, y = cache.double(), qkv.double()
     some = [tensor[rows].contiguous() for tensor in (qkv, positions, places, q, out)]
     heads_told = told(
-        Heads, rows=len(some[0]), heads=heads, kv_heads=kv_heads, size=size, y=some[0], y_half=half, cos=cos, sin=sin,
-        positions=some[1], places=some[2], q=some[3], keys=cache[0], values=cache[1], cache_half=half, length=length,
+        Heads, rows=len(some[0]), heads=heads, kv_heads=kv_heads, size=size, y=some[0], y_half=half, y_stride=(turned + kv_heads) * size, cos=cos, sin=sin,
+        positions=some[1], places=some[2], q=some[3], keys=cache[0], values=cache[1], cache_kind=int(half), length=length,
         window=window, out=some[4], scaling=size**-0.5, floor=size * 1e-6, weights=weights if norm else 0,
     )  # fmt: skip
     for kernel, tasks in ((turn, len(some[0])), (attend, len(some[0]) * kv_heads)):
@@ -137,23 +137,23 @@ def test_attention_gets_the_same_bits_in_any_company(half: bool) -> None:
 
 def test_rows_get_the_same_bits_in_any_company() -> None:
     x, y = torch.randn(100, 333), torch.randn(100, 333).to(HALF)
-    together = prepared(x, y, norm=1, floor=1e-3, half=1)[1]
-    assert torch.equal(prepared(x, y, threads=2, norm=1, floor=1e-3, half=1)[1], together)
+    together = prepared(x, y, norm=1, floor=1e-3, kind=1)[1]
+    assert torch.equal(prepared(x, y, threads=2, norm=1, floor=1e-3, kind=1)[1], together)
     for rows in (slice(0, 1), slice(40, 47)):
-        assert torch.equal(prepared(x[rows], y[rows], norm=1, floor=1e-3, half=1)[1], together[rows])
+        assert torch.equal(prepared(x[rows], y[rows], norm=1, floor=1e-3, kind=1)[1], together[rows])
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_numbers_that_are_none_are_not_hidden(value: float) -> None:
     x = torch.randn(2, 64)
     x[1, 5] = value
-    for given in ({"norm": 1, "floor": 1e-3}, {"half": 1}, {"scale": torch.zeros(2)}):
+    for given in ({"norm": 1, "floor": 1e-3}, {"kind": 1}, {"scale": torch.zeros(2)}):
         out = prepared(x, None, **given)[1]
         assert out[0].isfinite().all()
         assert not out[1].isfinite().all() or given.get("scale", x)[-1:].isfinite().logical_not().any()
     y, out = torch.randn(1, 64), torch.zeros(1, 32)
     y[0, 3] = value
-    run(gate, told(Rows, rows=1, width=32, stride=32, y=y, out=out), 1, 0, 1)
+    run(gate, told(Rows, rows=1, width=32, stride=32, y=y, y_stride=64, out=out), 1, 0, 1)
     assert not out.isfinite().all()
 
 

@@ -14,15 +14,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fledge.generate.int8 import Int8Linear
-from fledge.generate.kernels import Heads, Rows, attend, gate, prepare, run, turn
+from fledge.generate.kernels import Heads, Rows, attend, gate, kind_of, prepare, run, turn
 from fledge.generate.linear import Linear
 from fledge.generate.spans import Span, attend_spans
+from fledge.generate.tiled import TiledLinear
 from fledge.model.cache import Cache
 
 if TYPE_CHECKING:
     from fledge.generate.packed import Layer, Norm, PackedModel
 
-AnyLinear = Linear | Int8Linear
+AnyLinear = Linear | Int8Linear | TiledLinear
 ROWS = 256  # tokens in a feed-forward layer at once: what it holds stays in the cache
 
 
@@ -41,17 +42,16 @@ class Pass:
         self.q, self.attended = torch.empty(tokens, inner, dtype=q_dtype), torch.empty(tokens, inner)
         # the inputs of the products, and what the rows of the last one were divided by (int8)
         self.normed, self.gated = room(layer.qkv, tokens, width), room(layer.down, tokens, config.hidden)
-        plain = isinstance(layer.out, Linear) and layer.out.dtype == torch.float32
+        plain = layer.out.dtype == torch.float32 and not (layer.out.by_row or layer.out.pad)
         self.merged = None if plain else room(layer.out, tokens, inner)
         self.scale = torch.empty(tokens)
         self.due: tuple[Tensor, AnyLinear] | None = None  # a product that is still to be added to x, and whose it is
-        half = layer.qkv.dtype == torch.bfloat16
-        self.rows = Rows(y_half=half)
+        self.rows = Rows()
         self.heads = Heads(
-            rows=tokens, heads=config.heads, kv_heads=config.kv_heads, size=config.head_size, y_half=half,
+            rows=tokens, heads=config.heads, kv_heads=config.kv_heads, size=config.head_size,
             cos=model.cos.data_ptr(), sin=model.sin.data_ptr(), positions=self.positions.data_ptr(),
-            places=self.places.data_ptr(), q=self.q.data_ptr(), q_half=self.q.dtype == torch.bfloat16,
-            length=cache.keys[0].shape[2], cache_half=model.dtype == torch.bfloat16, window=config.window or 0,
+            places=self.places.data_ptr(), q=self.q.data_ptr(), q_kind=kind_of(self.q),
+            length=cache.keys[0].shape[2], cache_kind=kind_of(cache.keys[0]), window=config.window or 0,
             out=self.attended.data_ptr(),
         )  # fmt: skip
 
@@ -82,9 +82,9 @@ class Pass:
             self._wanted(told, out, layer.down)
             run(gate, told, y.shape[0], y.numel(), self.threads)
             return
-        if isinstance(layer.gate_up, Int8Linear):
+        if layer.gate_up.by_row:
             y = layer.gate_up.finished(y, self.scale[: y.shape[0], None])
-        gates, ups = y.chunk(2, -1)
+        gates, ups = y[:, : 2 * layer.hidden].chunk(2, -1)
         self.prepare((layer.activation(gates) * ups).float(), out, layer.down)
 
     def attention(
@@ -112,16 +112,14 @@ class Pass:
 
     def _made(self, told: Rows | Heads, y: Tensor, linear: AnyLinear) -> None:
         """The product `y` of a linear goes in."""
-        told.y, told.y_scale, told.y_bias = y.data_ptr(), 0, 0
-        if isinstance(linear, Int8Linear):
-            told.y_scale = self.scale.data_ptr()
-            if linear.bias is not None:
-                told.y_bias = linear.bias.data_ptr()
+        told.y, told.y_half, told.y_stride = y.data_ptr(), y.dtype == torch.bfloat16, y.shape[1]
+        told.y_scale = self.scale.data_ptr() if linear.by_row else 0
+        told.y_bias = linear.bias.data_ptr() if linear.by_row and linear.bias is not None else 0
 
     def _wanted(self, told: Rows, out: Tensor, linear: AnyLinear | None) -> None:
         """`out` [n, stride], the input of a linear, comes out."""
-        told.out, told.stride, told.half = out.data_ptr(), out.shape[1], out.dtype == torch.bfloat16
-        told.scale = self.scale.data_ptr() if isinstance(linear, Int8Linear) else 0
+        told.out, told.stride, told.kind = out.data_ptr(), out.shape[1], kind_of(out)
+        told.scale = self.scale.data_ptr() if linear is not None and linear.by_row else 0
 
 
 def run_layers(
@@ -147,12 +145,11 @@ def run_layers(
             now.due = layer.down.product(gated), layer.down
             if len(parts) > 1:
                 now.prepare(part)
-    hidden = torch.empty(x.shape, dtype=model.head.dtype)
+    hidden = torch.empty(x.shape, dtype=torch.float32 if model.head.by_row else model.dtype)
     now.prepare(now.x, hidden.view(now.x.shape), None, model.norm)
     return hidden
 
 
 def room(linear: AnyLinear, tokens: int, width: int) -> Tensor:
     """Memory for the input of a linear."""
-    pad = linear.pad if isinstance(linear, Int8Linear) else 0
-    return (torch.zeros if pad else torch.empty)(tokens, width + pad, dtype=linear.dtype)
+    return (torch.zeros if linear.pad else torch.empty)(tokens, width + linear.pad, dtype=linear.dtype)

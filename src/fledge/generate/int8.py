@@ -21,7 +21,7 @@ STEPS = 63  # levels of an activation where the processor's 8-bit products satur
 class Int8Linear:
     """x @ weight.T + bias with the weight in 8 bits, in float32 outside."""
 
-    dtype = torch.float32  # of what goes in
+    dtype, by_row = torch.float32, True  # of what goes in, divided by the largest of each row
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self.bias = None if bias is None else bias.detach().float()

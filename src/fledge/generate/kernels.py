@@ -18,12 +18,15 @@ from typing import Any
 
 import numba
 import numpy as np
+import torch
 from llvmlite import ir
 from numba import carray, cfunc, njit, types
 from numba.extending import intrinsic
 
 ALONE = 1 << 14  # numbers: less than that is not worth a second thread
 GRAINS = 4  # pieces of work for each thread
+LEVELS = 127  # of 8 bits, on either side of 0, for which LEVELS stands
+KINDS = (torch.float32, torch.bfloat16, torch.uint8)
 
 FLAGS = {"reassoc", "contract", "arcp", "nsz", "afn"}  # sums in any order, but NaN is NaN
 HOW: dict[str, Any] = {"fastmath": FLAGS, "error_model": "numpy", "cache": True}
@@ -41,10 +44,11 @@ class Rows(ctypes.Structure):
         ("x", ctypes.c_int64),  # the residual stream [N, width] float32, read and written; `prepare` only
         ("y", ctypes.c_int64),  # a product [N, width] or [N, 2·width]
         ("y_half", ctypes.c_int64),  # 1: it is bfloat16, 0: float32
+        ("y_stride", ctypes.c_int64),  # from row to row of it
         ("y_scale", ctypes.c_int64),  # [N]: a float32 product is to be multiplied with it …
         ("y_bias", ctypes.c_int64),  # … and this added
         ("out", ctypes.c_int64),
-        ("half", ctypes.c_int64),
+        ("kind", ctypes.c_int64),  # of `out`, see `kind_of`
         ("scale", ctypes.c_int64),  # [N] float32: the largest absolute value of a row, by which it is divided
         ("norm", ctypes.c_int64),  # 1: normalise; `prepare` only
         ("floor", ctypes.c_double),  # width · eps
@@ -63,6 +67,7 @@ class Heads(ctypes.Structure):
         ("size", ctypes.c_int64),  # D
         ("y", ctypes.c_int64),  # queries, keys and values [N, H + 2·Hkv, D], as in `Rows`
         ("y_half", ctypes.c_int64),
+        ("y_stride", ctypes.c_int64),
         ("y_scale", ctypes.c_int64),
         ("y_bias", ctypes.c_int64),
         ("weights", ctypes.c_int64),  # [H + Hkv, D] float32 of the norm of queries and keys, if there is one
@@ -71,10 +76,10 @@ class Heads(ctypes.Structure):
         ("positions", ctypes.c_int64),  # [N] int64
         ("places", ctypes.c_int64),  # [N] int64: the tokens' rows of the cache
         ("q", ctypes.c_int64),  # [N, H, D], for `attend` float32
-        ("q_half", ctypes.c_int64),
+        ("q_kind", ctypes.c_int64),
         ("keys", ctypes.c_int64),  # [rows, Hkv, S, D]
         ("values", ctypes.c_int64),
-        ("cache_half", ctypes.c_int64),
+        ("cache_kind", ctypes.c_int64),
         ("length", ctypes.c_int64),  # S
         ("window", ctypes.c_int64),  # keys that a query sees, 0: all
         ("out", ctypes.c_int64),  # [N, H, D] float32; `attend` only
@@ -121,6 +126,7 @@ def take(typing: Any, data: Any, count: Any) -> Any:
 
 
 _float32, _bfloat16, _int64 = pointer(types.float32), pointer(types.uint16), pointer(types.int64)
+_uint8 = pointer(types.uint8)
 bits = same_bits(types.float32, types.int32, ir.IntType(32))
 number = same_bits(types.int32, types.float32, ir.FloatType())
 
@@ -175,27 +181,31 @@ def exp(x):  # type: ignore[no-untyped-def]
 
 
 @njit(**HOW)
-def store(x, address, place, half):  # type: ignore[no-untyped-def]
-    """Write float32 numbers to an address as such or as bfloat16, from number `place` on."""
-    if half:
+def store(x, address, place, kind):  # type: ignore[no-untyped-def]
+    """Write float32 numbers to an address from number `place` on, as a kind; as 8 bits numbers of [-1, 1]."""
+    if kind == 0:
+        copy = floats(address, place, len(x))
+        for i in range(len(x)):
+            copy[i] = x[i]
+    elif kind == 1:
         rounded = halves(address, place, len(x))
         for i in range(len(x)):
             rounded[i] = half_of_number(x[i])
     else:
-        copy = floats(address, place, len(x))
+        small = carray(_uint8(address + place), (len(x),))
         for i in range(len(x)):
-            copy[i] = x[i]
+            small[i] = np.uint8(np.int32(x[i] * np.float32(LEVELS) + np.float32(LEVELS + 0.5)))
 
 
 @njit(**HOW)
 def read(p, row, count, out):  # type: ignore[no-untyped-def]
     """A row of the product as float32."""
     if p.y_half:
-        x = halves(p.y, row * count, count)
+        x = halves(p.y, row * p.y_stride, count)
         for i in range(count):
             out[i] = number_of_half(x[i])
         return
-    y = floats(p.y, row * count, count)
+    y = floats(p.y, row * p.y_stride, count)
     scale = floats(p.y_scale, row, 1)[0] if p.y_scale else np.float32(1)
     for i in range(count):
         out[i] = y[i] * scale
@@ -218,7 +228,7 @@ def write(p, row, x):  # type: ignore[no-untyped-def]
         for i in range(p.width):
             x[i] *= inverse
         floats(p.scale, row, 1)[0] = largest
-    store(x, p.out, row * p.stride, p.half)
+    store(x, p.out, row * p.stride, p.kind)
 
 
 @njit(**HOW)
@@ -303,10 +313,10 @@ def turn(data):  # type: ignore[no-untyped-def]
                             x[i] *= factor * weights[i]
                     rotate(x, p, position, np.float32(p.scaling if head < p.heads else 1.0))
                 if head < p.heads:
-                    store(x, p.q, (row * p.heads + head) * size, p.q_half)
+                    store(x, p.q, (row * p.heads + head) * size, p.q_kind)
                 else:
                     at = (place * p.kv_heads + (head - p.heads) % p.kv_heads) * p.length + position
-                    store(x, p.keys if head < turned else p.values, at * size, p.cache_half)
+                    store(x, p.keys if head < turned else p.values, at * size, p.cache_kind)
 
 
 @njit(**HOW)
@@ -365,9 +375,9 @@ def attend_group(p, row, head, room):  # type: ignore[no-untyped-def]
     weights = room[: end - low]
     for query in range(head * group, (head + 1) * group):
         at = (row * p.heads + query) * size
-        dots(floats(p.q, at, size), p.keys, p.cache_half, place, weights)
+        dots(floats(p.q, at, size), p.keys, p.cache_kind, place, weights)
         out, factor = floats(p.out, at, size), np.float32(1) / softmax(weights)
-        mix(weights, p.values, p.cache_half, place, out)
+        mix(weights, p.values, p.cache_kind, place, out)
         for i in range(size):
             out[i] *= factor
 
@@ -384,6 +394,11 @@ def attend(data):  # type: ignore[no-untyped-def]
             break
         for task in range(first, min(first + p.grain, tasks)):
             attend_group(p, task // p.kv_heads, task % p.kv_heads, room)
+
+
+def kind_of(tensor: torch.Tensor) -> int:
+    """How kernels name a dtype."""
+    return KINDS.index(tensor.dtype)
 
 
 def team() -> Any:

@@ -24,6 +24,8 @@ TRIED = (2, 3, 5, 8, 17, 24, 64, 130)  # numbers of rows; the first is the refer
 class Linear:
     """x @ weight.T + bias in `dtype`."""
 
+    by_row, pad = False, 0  # rows go in as they are, see `tiled`
+
     def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
         self.dtype = dtype
         self.bias = None if bias is None else bias.detach().to(dtype)

@@ -17,7 +17,8 @@ V vocabulary.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -31,7 +32,8 @@ from fledge.model.cache import Cache
 from fledge.model.config import ModelConfig
 from fledge.model.heads import LanguageModel
 
-AnyLinear = Linear | Int8Linear
+if TYPE_CHECKING:
+    from fledge.generate.fused import AnyLinear
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class PackedOutput:
     """hidden [..., E] after the final norm, and the head that makes logits of it."""
 
     hidden: Tensor
-    head: AnyLinear
+    head: "AnyLinear"
 
     def logits(self) -> Tensor:
         """[..., V] float32."""
@@ -51,12 +53,10 @@ class PackedModel:
 
     @torch.no_grad()
     def __init__(self, model: LanguageModel, dtype: torch.dtype, int8: bool = False) -> None:
-        def linear(weight: Tensor, bias: Tensor | None) -> AnyLinear:
-            return Int8Linear(weight, bias) if int8 else Linear(weight, bias, dtype)
-
         backbone: Any = model.backbone
         self.config, self.dtype, self.device = model.config, dtype, backbone.embedding.weight.device
         self.fused = self.device.type == "cpu"
+        linear = linears(self.device, dtype, int8)
         self.embedding = backbone.embedding.weight
         self.cos = torch.cat([backbone.cos, backbone.cos], -1)  # [context, D]
         self.sin = torch.cat([-backbone.sin, backbone.sin], -1)
@@ -114,6 +114,18 @@ def can_be_packed(config: ModelConfig) -> bool:
     return all(getattr(config, name) == value for name, value in axes.items())
 
 
+def linears(device: torch.device, dtype: torch.dtype, int8: bool) -> "Callable[[Tensor, Tensor | None], AnyLinear]":
+    """What makes a linear of a weight and a bias: the fastest that this machine has."""
+    if device.type == "cpu":
+        from fledge.generate.tiled import TiledLinear
+        from fledge.generate.tiles import can_tile
+
+        kind = torch.uint8 if int8 else dtype
+        if can_tile(kind):
+            return partial(TiledLinear, dtype=kind)
+    return Int8Linear if int8 else partial(Linear, dtype=dtype)
+
+
 def packed(model: LanguageModel, dtype: torch.dtype, int8: bool = False) -> PackedModel:
     """A copy of the current weights for decoding in `dtype`, the linears in 8 bits if `int8`.
 
@@ -127,7 +139,7 @@ def packed(model: LanguageModel, dtype: torch.dtype, int8: bool = False) -> Pack
 class Layer:
     """A `Block`, with the norms folded into the linears that follow them."""
 
-    def __init__(self, block: Any, linear: Callable[[Tensor, Tensor | None], AnyLinear]) -> None:
+    def __init__(self, block: Any, linear: "Callable[[Tensor, Tensor | None], AnyLinear]") -> None:
         attention, feedforward = block.attention, block.feedforward
         self.heads, self.kv_heads, self.head_size = attention.heads, attention.kv_heads, attention.head_size
         device, width = attention.qkv.weight.device, attention.qkv.in_features
@@ -137,7 +149,7 @@ class Layer:
         self.out = linear(attention.out.weight, attention.out.bias)
         weight = feedforward.gate_up.weight * self.norms[1].folded(second)
         self.gate_up = linear(weight, feedforward.gate_up.bias)
-        self.activation = feedforward.activation
+        self.activation, self.hidden = feedforward.activation, feedforward.down.in_features
         self.down = linear(feedforward.down.weight, feedforward.down.bias)
         self.qk_norm: Norm | None = None
         if attention.q_norm is not None and attention.k_norm is not None:
