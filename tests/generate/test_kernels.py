@@ -10,15 +10,16 @@ from numba import vectorize
 from torch import Tensor
 from torch.nn import functional as F
 
-from fledge.generate import kernels
-from fledge.generate.kernels import Heads, Rows, attend, gate, prepare, run, turn
+from fledge.generate import kernels, threads
+from fledge.generate.kernels import Heads, Rows, attend, gate, prepare, turn
+from fledge.generate.threads import run
 
 HALF = torch.bfloat16
 
 
-def told(kind: type[Any], **given: Any) -> Any:
+def told(struct: type[Any], **given: Any) -> Any:
     """Addresses of tensors, other values as they are."""
-    return kind(**{name: v.data_ptr() if isinstance(v, Tensor) else v for name, v in given.items()})
+    return struct(**{name: v.data_ptr() if isinstance(v, Tensor) else v for name, v in given.items()})
 
 
 def prepared(x: Tensor, y: Tensor | None, threads: int = 1, **given: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -58,6 +59,17 @@ def test_prepare_for_8_bits() -> None:
     assert out.isfinite().all()
 
 
+def test_prepare_rounds_to_8_bits() -> None:
+    x = torch.linspace(-3, 3, 61).repeat(2, 1)
+    x[1] *= 7
+    out, scale = torch.zeros(2, 61, dtype=torch.uint8), torch.zeros(2)
+    run(prepare, told(Rows, rows=2, width=61, stride=61, x=x, out=out, kind=2, scale=scale), 2, 0, 1)
+    assert torch.equal(scale, torch.tensor([3.0, 21.0]))
+    assert out.min() == 0
+    assert out.max() == 254
+    assert ((out.float() - 127) / 127 * scale[:, None] - x).abs().div(scale[:, None]).max() < 0.5001 / 127
+
+
 @pytest.mark.parametrize("half", [False, True])
 def test_gate(half: bool) -> None:
     y = torch.cat([torch.randn(6, 80) * 10, torch.linspace(-200, 200, 40).repeat(6, 1), torch.randn(6, 40)], 1)
@@ -93,10 +105,12 @@ def attention(
     qkv, out, q = y.to(cache.dtype), torch.zeros(len(positions), heads, size), torch.zeros(len(positions), heads, size)
     exact, y = cache.double(), qkv.double()
     some = [tensor[rows].contiguous() for tensor in (qkv, positions, places, q, out)]
+    numbers = (turned + kv_heads) * size
     heads_told = told(
-        Heads, rows=len(some[0]), heads=heads, kv_heads=kv_heads, size=size, y=some[0], y_half=half, y_stride=(turned + kv_heads) * size, cos=cos, sin=sin,
-        positions=some[1], places=some[2], q=some[3], keys=cache[0], values=cache[1], cache_kind=int(half), length=length,
-        window=window, out=some[4], scaling=size**-0.5, floor=size * 1e-6, weights=weights if norm else 0,
+        Heads, rows=len(some[0]), heads=heads, kv_heads=kv_heads, size=size, y=some[0], y_half=half, y_stride=numbers,
+        cos=cos, sin=sin, positions=some[1], places=some[2], q=some[3], keys=cache[0], values=cache[1],
+        cache_kind=int(half), length=length, window=window, out=some[4], scaling=size**-0.5, floor=size * 1e-6,
+        weights=weights if norm else 0,
     )  # fmt: skip
     for kernel, tasks in ((turn, len(some[0])), (attend, len(some[0]) * kv_heads)):
         run(kernel, heads_told, tasks, 1 << 20, threads)
@@ -160,5 +174,13 @@ def test_numbers_that_are_none_are_not_hidden(value: float) -> None:
 def test_without_gnus_threads_one_does_all(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.randn(500, 100)
     expected = prepared(x, None, norm=1, threads=2)[1]
-    monkeypatch.setattr(kernels, "TEAM", None)
+    monkeypatch.setattr(threads, "TEAM", None)
     assert torch.equal(prepared(x, None, norm=1, threads=2)[1], expected)
+
+
+def test_where_nothing_can_be_kept_kernels_are_compiled_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere(**options: bool) -> None:
+        raise RuntimeError("cannot cache function: no locator available")
+
+    monkeypatch.setattr(threads, "njit", nowhere)
+    assert not threads.keeps()

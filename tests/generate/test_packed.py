@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from fledge.generate import linear as module
+from fledge.generate import tiles
 from fledge.generate.engine import Engine
+from fledge.generate.int8 import can_quantise
 from fledge.generate.linear import Linear, can_pack, cancelling
 from fledge.generate.packed import PackedModel, packed
 from fledge.generate.request import Request
@@ -21,6 +23,7 @@ AXES = [
     {"qkv_bias": True, "output_bias": True, "feedforward_bias": True},
     {"activation": "gelu_tanh", "norm_eps": 1e-2},
     {"window": 5},
+    {"width": 30, "hidden": 45, "head_size": 6},
     {"tied": False, "rope_scaling": {"rope_type": "linear", "factor": 4.0}},
 ]
 
@@ -38,11 +41,21 @@ def last_logits(model: PackedModel, ids: torch.Tensor) -> torch.Tensor:
     return torch.cat(logits, 1)
 
 
+@pytest.fixture(params=["tiles", "oneDNN"])
+def products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What multiplies: the tiles, where the processor has what they need, or torch's operators."""
+    if request.param == "oneDNN":
+        monkeypatch.setattr(tiles, "can_tile", lambda dtype: False)
+    elif not tiles.can_tile(torch.float32):
+        pytest.skip("no AVX-512 here, or AMX")
+    return request.param
+
+
 @pytest.mark.parametrize("axes", AXES, ids=str)
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("fused", [True, False])
 @torch.no_grad()
-def test_logits_equal_the_models(axes: dict, batch: int, fused: bool) -> None:
+def test_logits_equal_the_models(axes: dict, batch: int, fused: bool, products: str) -> None:
     """By the compiled kernels, and as on a GPU."""
     model = tiny(300, **axes)
     ids = torch.randint(0, 300, (batch, 12))
@@ -52,9 +65,10 @@ def test_logits_equal_the_models(axes: dict, batch: int, fused: bool) -> None:
     assert torch.allclose(ours, model(ids).logits()[:, -3:], atol=1e-4)
 
 
+@pytest.mark.parametrize("axes", [{}, {"width": 30, "hidden": 45, "head_size": 6}], ids=str)
 @torch.no_grad()
-def test_bfloat16_is_as_near_as_autocast() -> None:
-    model = tiny(300)
+def test_bfloat16_is_as_near_as_autocast(axes: dict, products: str) -> None:
+    model = tiny(300, **axes)
     ids = torch.randint(0, 300, (8, 20))
     exact = model(ids).logits()[:, -3:]
     with torch.autocast("cpu", torch.bfloat16):
@@ -63,9 +77,26 @@ def test_bfloat16_is_as_near_as_autocast() -> None:
     assert 0 < ours < 1.5 * cast
 
 
+@pytest.mark.parametrize(
+    "axes", [{}, {"qkv_bias": True, "output_bias": True, "feedforward_bias": True}, *AXES[4:]], ids=str
+)
+@torch.no_grad()
+def test_8_bits_are_near(axes: dict, products: str) -> None:
+    if not (can_quantise() if products == "oneDNN" else tiles.can_tile(torch.uint8)):
+        pytest.skip("no 8-bit products here")
+    model, ids = tiny(300, **axes), torch.randint(0, 300, (4, 20))
+    exact = model(ids).logits()[:, -3:]
+    copy = packed(model, torch.float32, int8=True)
+    ours = last_logits(copy, ids) - exact
+    assert 0 < ours.norm() < 0.05 * exact.norm()
+    copy.fused = False
+    assert (last_logits(copy, ids) - exact).norm() < 0.05 * exact.norm()
+
+
 @torch.no_grad()
 def test_without_the_private_operator_plain_linears_take_over(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "can_pack", lambda dtype: False)
+    monkeypatch.setattr(tiles, "can_tile", lambda dtype: False)
     model, ids = tiny(300), torch.randint(0, 300, (2, 9))
     copy = packed(model, torch.float32)
     assert not copy.head.packed

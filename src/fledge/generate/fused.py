@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fledge.generate.int8 import Int8Linear
-from fledge.generate.kernels import Heads, Rows, attend, gate, kind_of, prepare, run, turn
+from fledge.generate.kernels import Heads, Rows, attend, gate, kind_of, prepare, turn
 from fledge.generate.linear import Linear
 from fledge.generate.spans import Span, attend_spans
+from fledge.generate.threads import run
 from fledge.generate.tiled import TiledLinear
 from fledge.model.cache import Cache
 
@@ -77,12 +78,12 @@ class Pass:
         """y [n, 2F] of `gate_up` → `out` [n, F] for `down`."""
         if layer.activation is F.silu:
             told = self.rows
-            told.rows, told.width = y.shape[0], y.shape[1] // 2
+            told.rows, told.width = y.shape[0], layer.hidden
             self._made(told, y, layer.gate_up)
             self._wanted(told, out, layer.down)
             run(gate, told, y.shape[0], y.numel(), self.threads)
             return
-        if layer.gate_up.by_row:
+        if not isinstance(layer.gate_up, Linear) and layer.gate_up.by_row:
             y = layer.gate_up.finished(y, self.scale[: y.shape[0], None])
         gates, ups = y[:, : 2 * layer.hidden].chunk(2, -1)
         self.prepare((layer.activation(gates) * ups).float(), out, layer.down)

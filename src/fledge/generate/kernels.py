@@ -6,9 +6,8 @@ products. Four kernels do it: `prepare` (add to the residual stream, normalise, 
 `gate` (silu(gate) · up). A token's result depends on that token alone, to the bit: sums run in an order that its own
 sizes fix, whoever else is computed and however many threads take part.
 
-Memory is named by address; callers keep it alive and large enough. Work is shared out among torch's own OpenMP threads
-where they are GNU's, as on Linux; elsewhere one thread does it. NaN and infinity pass through to the results. Left out:
-prompts (torch's attention is better at many queries), precisions other than float32 and bfloat16, GPUs.
+Memory is named by address; callers keep it alive and large enough. NaN and infinity pass through to the results. Left
+out: prompts' attention (torch's is better at many queries), activations other than silu, GPUs.
 
 Shapes: N tokens, E width, H heads, Hkv key-value heads, D head size, S positions of the cache.
 """
@@ -23,13 +22,10 @@ from llvmlite import ir
 from numba import carray, cfunc, njit, types
 from numba.extending import intrinsic
 
-ALONE = 1 << 14  # numbers: less than that is not worth a second thread
-GRAINS = 4  # pieces of work for each thread
+from fledge.generate.threads import HOW, take
+
 LEVELS = 127  # of 8 bits, on either side of 0, for which LEVELS stands
 KINDS = (torch.float32, torch.bfloat16, torch.uint8)
-
-FLAGS = {"reassoc", "contract", "arcp", "nsz", "afn"}  # sums in any order, but NaN is NaN
-HOW: dict[str, Any] = {"fastmath": FLAGS, "error_model": "numpy", "cache": True}
 
 
 class Rows(ctypes.Structure):
@@ -112,17 +108,6 @@ def same_bits(source: Any, target: Any, made: ir.Type) -> Any:
         return target(source), code
 
     return found
-
-
-@intrinsic
-def take(typing: Any, data: Any, count: Any) -> Any:
-    """Adds to the first number of what a kernel is told; what it was before. Several threads may."""
-
-    def code(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-        counter = builder.bitcast(given[0], ir.IntType(64).as_pointer())
-        return builder.atomic_rmw("add", counter, given[1], "monotonic")
-
-    return types.int64(data, types.int64), code
 
 
 _float32, _bfloat16, _int64 = pointer(types.float32), pointer(types.uint16), pointer(types.int64)
@@ -399,28 +384,3 @@ def attend(data):  # type: ignore[no-untyped-def]
 def kind_of(tensor: torch.Tensor) -> int:
     """How kernels name a dtype."""
     return KINDS.index(tensor.dtype)
-
-
-def team() -> Any:
-    """GNU's way to have its OpenMP threads call a function, in the runtime that torch has loaded; None elsewhere."""
-    try:
-        call = ctypes.CDLL("libgomp.so.1", mode=RTLD_NOLOAD).GOMP_parallel
-    except (OSError, AttributeError):
-        return None
-    call.argtypes, call.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint], None
-    return call
-
-
-RTLD_NOLOAD = 4
-TEAM = team()
-
-
-def run(kernel: Any, told: Rows | Heads, tasks: int, numbers: int, threads: int) -> None:
-    """Run a kernel of that many tasks and numbers. threads: as many as torch has, or their team would be made anew."""
-    told.taken = 0
-    if threads == 1 or TEAM is None or numbers < ALONE or tasks == 1:
-        told.grain = tasks
-        kernel.ctypes(ctypes.addressof(told))
-    else:
-        told.grain = -(-tasks // (GRAINS * threads))
-        TEAM(kernel.address, ctypes.addressof(told), threads, 0)

@@ -78,7 +78,7 @@ class PackedModel:
         by itself, as is done anyway where there is one a row."""
         x = F.embedding(ids, self.embedding).float()
         if self.fused:
-            from fledge.generate.fused import run_layers  # compiled code is loaded by who needs it
+            from fledge.generate.fused import run_layers
 
             singly = singly or (cut is None and ids.shape[1] == 1)
             how = None if singly else cut if cut is not None else self._mask(positions, cache.reach, always=True)
@@ -117,11 +117,11 @@ def can_be_packed(config: ModelConfig) -> bool:
 def linears(device: torch.device, dtype: torch.dtype, int8: bool) -> "Callable[[Tensor, Tensor | None], AnyLinear]":
     """What makes a linear of a weight and a bias: the fastest that this machine has."""
     if device.type == "cpu":
+        from fledge.generate import tiles  # compiled code is loaded by who needs it
         from fledge.generate.tiled import TiledLinear
-        from fledge.generate.tiles import can_tile
 
         kind = torch.uint8 if int8 else dtype
-        if can_tile(kind):
+        if tiles.can_tile(kind):
             return partial(TiledLinear, dtype=kind)
     return Int8Linear if int8 else partial(Linear, dtype=dtype)
 

@@ -2,18 +2,18 @@
 
 In 8 bits a token costs half the memory traffic of bfloat16. Activations are rounded row by row as they come, so what a
 request gets does not depend on the others in its batch, and sums of integers are exact in any order. Symmetric 8-bit
-rounding: LLM.int8 (arXiv:2208.07339), without its outlier path. `fledge.evaluate` and benchmarks/bench_serve.py say what
-it costs in perplexity.
+rounding: LLM.int8 (arXiv:2208.07339), without its outlier path. benchmarks/bench_serve.py says what it costs in
+perplexity.
 
 Shapes: M rows, K inputs, N outputs.
 """
-
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fledge.generate.kernels import LEVELS, Rows, kind_of, prepare, run
+from fledge.generate.kernels import LEVELS, Rows, kind_of, prepare
+from fledge.generate.threads import run
 from fledge.generate.tiles import PANEL, PER_WORD, laid_out, multiply
 
 

@@ -1,4 +1,4 @@
-"""Matrix products of few rows for processors with AVX-512, compiled at first use (numba): no library's call is as short.
+"""Matrix products of few rows for processors with AVX-512, compiled at first use (numba): a library's calls are longer.
 
 oneDNN takes 10 µs for any product, which for a small model is most of a token's time; here it is one. A tile of at most
 8 rows and 48 outputs stays in registers while the inputs go by, one 32-bit word of them at a time: a float32, two
@@ -26,7 +26,7 @@ from numba.extending import intrinsic
 from torch import Tensor
 from torch.nn import functional as F
 
-from fledge.generate.kernels import HOW, run, take
+from fledge.generate.threads import HOW, run, take
 
 PANEL = 16  # outputs: the float32 numbers of a register
 WIDE = 3  # panels of a tile
@@ -192,7 +192,7 @@ def kernel(dtype: torch.dtype) -> Any:
 
 
 def laid_out(weight: Tensor) -> Tensor:
-    """A weight [N, K] of float32, bfloat16 or int8 as the tiles read it, [N / 16, G, 16] words; the sizes rounded up."""
+    """A weight [N, K] of float32, bfloat16 or int8 as the tiles read it: [N / 16, G, 16] words, sizes rounded up."""
     per = 4 // weight.element_size()
     weight = F.pad(weight, (0, -weight.shape[1] % per, 0, -weight.shape[0] % PANEL))
     panels = weight.view(-1, PANEL, weight.shape[1] // per, per).transpose(1, 2).contiguous()
