@@ -109,7 +109,7 @@ def attention(
     heads_told = told(
         Heads, rows=len(some[0]), heads=heads, kv_heads=kv_heads, size=size, y=some[0], y_half=half, y_stride=numbers,
         cos=cos, sin=sin, positions=some[1], places=some[2], q=some[3], keys=cache[0], values=cache[1],
-        cache_kind=int(half), length=length, window=window, out=some[4], scaling=size**-0.5, floor=size * 1e-6,
+        cache_kind=int(half), length=length, window=window, out=some[4], floor=size * 1e-6,
         weights=weights if norm else 0,
     )  # fmt: skip
     for kernel, tasks in ((turn, len(some[0])), (attend, len(some[0]) * kv_heads)):

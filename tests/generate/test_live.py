@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from fledge.core.errors import FledgeError
+from fledge.generate.blocks import BLOCK
 from fledge.generate.engine import Engine
 from fledge.generate.int8 import Int8Linear, can_quantise
 from fledge.generate.live import LiveEngine
@@ -14,7 +15,6 @@ from fledge.generate.packed import PackedModel, packed
 from fledge.generate.queueing import FairQueue
 from fledge.generate.request import Request, Update
 from fledge.generate.sampling import Sampling
-from fledge.generate.spans import BLOCK
 from fledge.model.heads import LanguageModel
 from fledge.text.tokenizer import Tokenizer
 

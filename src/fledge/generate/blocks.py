@@ -15,9 +15,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fledge.generate.spans import BLOCK
 from fledge.model.cache import Cache
 
+BLOCK = 16  # tokens
 ROOT = -1
 
 Key = tuple[int, tuple[int, ...]]  # the serial number of the block before, and the tokens

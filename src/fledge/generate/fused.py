@@ -1,12 +1,11 @@
 """The layers of a packed model on a processor: oneDNN's products, and between them the kernels of `kernels`.
 
-Tokens that are drawn, one for each row or several that are each to be computed as if alone, attend by a kernel; prompts
-by torch's attention, over the spans or the mask that they come with.
+Each token is computed as if it were alone, those of a prompt too: that is faster than torch's attention on a CPU, from
+2.3 times for 128 tokens to 1.3 times for 2,000 (bfloat16), and it matters nowhere how a prompt was cut.
 
 Shapes: B rows, T new tokens of each, N = B·T, E width, F feed-forward width, H heads, Hkv key-value heads, D head size.
 """
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,7 +15,6 @@ from torch.nn import functional as F
 from fledge.generate.int8 import Int8Linear
 from fledge.generate.kernels import Heads, Rows, attend, gate, kind_of, prepare, turn
 from fledge.generate.linear import Linear
-from fledge.generate.spans import Span, attend_spans
 from fledge.generate.threads import run
 from fledge.generate.tiled import TiledLinear
 from fledge.model.cache import Cache
@@ -31,16 +29,15 @@ ROWS = 256  # tokens in a feed-forward layer at once: what it holds stays in the
 class Pass:
     """One pass of N tokens through the layers. `x` [B, T, E] float32 is the residual stream, changed in place."""
 
-    def __init__(self, model: "PackedModel", x: Tensor, positions: Tensor, cache: Cache, singly: bool) -> None:
+    def __init__(self, model: "PackedModel", x: Tensor, positions: Tensor, cache: Cache) -> None:
         config, layer = model.config, model.layers[0]
         batch, time, width = x.shape
         tokens, inner = batch * time, config.heads * config.head_size
-        self.x, self.shape, self.reach = x.view(tokens, width), (batch, time), cache.reach
+        self.x, self.reach = x.view(tokens, width), cache.reach
         self.threads = torch.get_num_threads()
         self.places = torch.arange(batch) if time == 1 else torch.arange(batch).repeat_interleave(time)
         self.positions = positions.contiguous()
-        q_dtype = torch.float32 if singly else model.dtype
-        self.q, self.attended = torch.empty(tokens, inner, dtype=q_dtype), torch.empty(tokens, inner)
+        self.q, self.attended = torch.empty(tokens, inner), torch.empty(tokens, inner)
         # the inputs of the products, and what the rows of the last one were divided by (int8)
         self.normed, self.gated = room(layer.qkv, tokens, width), room(layer.down, tokens, config.hidden)
         plain = layer.out.dtype == torch.float32 and not (layer.out.by_row or layer.out.pad)
@@ -51,7 +48,7 @@ class Pass:
         self.heads = Heads(
             rows=tokens, heads=config.heads, kv_heads=config.kv_heads, size=config.head_size,
             cos=model.cos.data_ptr(), sin=model.sin.data_ptr(), positions=self.positions.data_ptr(),
-            places=self.places.data_ptr(), q=self.q.data_ptr(), q_kind=kind_of(self.q),
+            places=self.places.data_ptr(), q=self.q.data_ptr(),
             length=cache.keys[0].shape[2], cache_kind=kind_of(cache.keys[0]), window=config.window or 0,
             out=self.attended.data_ptr(),
         )  # fmt: skip
@@ -88,28 +85,16 @@ class Pass:
         gates, ups = y[:, : 2 * layer.hidden].chunk(2, -1)
         self.prepare((layer.activation(gates) * ups).float(), out, layer.down)
 
-    def attention(
-        self, layer: "Layer", y: Tensor, keys: Tensor, values: Tensor, how: Sequence[Span] | Tensor | None
-    ) -> Tensor:
-        """y [N, (H + 2·Hkv)·D] of `qkv` → [N, H·D] float32; writes keys and values [B, Hkv, S, D]. how: spans or an
-        additive mask for torch's attention, None for each token by itself."""
+    def attention(self, layer: "Layer", y: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """y [N, (H + 2·Hkv)·D] of `qkv` → [N, H·D] float32; writes keys and values [B, Hkv, S, D]."""
         told = self.heads
         self._made(told, y, layer.qkv)
         told.keys, told.values = keys.data_ptr(), values.data_ptr()
         if layer.qk_norm is not None:
             told.weights, told.floor = layer.qk_scale.data_ptr(), layer.qk_norm.least
-        told.scaling = layer.head_size**-0.5 if how is None else 1.0  # torch's attention scales by itself
         run(turn, told, y.shape[0], y.numel(), self.threads)
-        if how is None:
-            run(attend, told, y.shape[0] * layer.kv_heads, self.q.numel() * self.reach, self.threads)
-            return self.attended
-        q = self.q.view(*self.shape, layer.heads, layer.head_size).transpose(1, 2)
-        if isinstance(how, Tensor):
-            k, v, grouped = keys[:, :, : self.reach], values[:, :, : self.reach], layer.heads > layer.kv_heads
-            found = F.scaled_dot_product_attention(q, k, v, how, enable_gqa=grouped)
-        else:
-            found = attend_spans(q, keys, values, how)
-        return found.transpose(1, 2).reshape(y.shape[0], -1).float()
+        run(attend, told, y.shape[0] * layer.kv_heads, self.q.numel() * self.reach, self.threads)
+        return self.attended
 
     def _made(self, told: Rows | Heads, y: Tensor, linear: AnyLinear) -> None:
         """The product `y` of a linear goes in."""
@@ -123,16 +108,14 @@ class Pass:
         told.scale = self.scale.data_ptr() if linear is not None and linear.by_row else 0
 
 
-def run_layers(
-    model: "PackedModel", x: Tensor, positions: Tensor, cache: Cache, how: Sequence[Span] | Tensor | None
-) -> Tensor:
+def run_layers(model: "PackedModel", x: Tensor, positions: Tensor, cache: Cache) -> Tensor:
     """The residual stream x [B, T, E] float32, which is used up, at positions [B, T] → hidden [B, T, E] after the final
-    norm; see `Pass.attention` for `how`."""
-    now = Pass(model, x, positions, cache, how is None)
+    norm."""
+    now = Pass(model, x, positions, cache)
     parts = now.x.split(ROWS)
     for layer, keys, values in zip(model.layers, cache.keys, cache.values):
         now.prepare(now.x, now.normed, layer.qkv, layer.norms[0])
-        merged = now.attention(layer, layer.qkv.product(now.normed), keys, values, how)
+        merged = now.attention(layer, layer.qkv.product(now.normed), keys, values)
         if now.merged is not None:
             now.prepare(merged, now.merged, layer.out)
             merged = now.merged

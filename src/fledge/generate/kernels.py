@@ -7,7 +7,7 @@ products. Four kernels do it: `prepare` (add to the residual stream, normalise, 
 sizes fix, whoever else is computed and however many threads take part.
 
 Memory is named by address; callers keep it alive and large enough. NaN and infinity pass through to the results. Left
-out: prompts' attention (torch's is better at many queries), activations other than silu, GPUs.
+out: activations other than silu, GPUs.
 
 Shapes: N tokens, E width, H heads, Hkv key-value heads, D head size, S positions of the cache.
 """
@@ -23,6 +23,17 @@ from numba import carray, cfunc, njit, types
 from numba.extending import intrinsic
 
 from fledge.generate.threads import HOW, take
+from fledge.generate.vectors import (
+    LANES,
+    dots_float,
+    dots_half,
+    mix_float1,
+    mix_float2,
+    mix_float4,
+    mix_half1,
+    mix_half2,
+    mix_half4,
+)
 
 LEVELS = 127  # of 8 bits, on either side of 0, for which LEVELS stands
 KINDS = (torch.float32, torch.bfloat16, torch.uint8)
@@ -71,8 +82,7 @@ class Heads(ctypes.Structure):
         ("sin", ctypes.c_int64),
         ("positions", ctypes.c_int64),  # [N] int64
         ("places", ctypes.c_int64),  # [N] int64: the tokens' rows of the cache
-        ("q", ctypes.c_int64),  # [N, H, D], for `attend` float32
-        ("q_kind", ctypes.c_int64),
+        ("q", ctypes.c_int64),  # [N, H, D] float32
         ("keys", ctypes.c_int64),  # [rows, Hkv, S, D]
         ("values", ctypes.c_int64),
         ("cache_kind", ctypes.c_int64),
@@ -80,7 +90,6 @@ class Heads(ctypes.Structure):
         ("window", ctypes.c_int64),  # keys that a query sees, 0: all
         ("out", ctypes.c_int64),  # [N, H, D] float32; `attend` only
         ("floor", ctypes.c_double),  # D · eps
-        ("scaling", ctypes.c_double),  # of queries
     ]
 
 
@@ -281,6 +290,7 @@ def turn(data):  # type: ignore[no-untyped-def]
     """Queries normalised, rotated and scaled; keys likewise, and with the values into the cache."""
     p = carray(data, 1)[0]
     size, turned = p.size, p.heads + p.kv_heads
+    scale = np.float32(1) / np.sqrt(np.float32(size))  # of attention
     held = np.empty((turned + p.kv_heads) * size, np.float32)
     while True:
         first = take(data, p.grain)
@@ -296,55 +306,84 @@ def turn(data):  # type: ignore[no-untyped-def]
                         factor, weights = shortened(x, p.floor), floats(p.weights, head * size, size)
                         for i in range(size):
                             x[i] *= factor * weights[i]
-                    rotate(x, p, position, np.float32(p.scaling if head < p.heads else 1.0))
+                    rotate(x, p, position, scale if head < p.heads else np.float32(1))
                 if head < p.heads:
-                    store(x, p.q, (row * p.heads + head) * size, p.q_kind)
+                    store(x, p.q, (row * p.heads + head) * size, 0)
                 else:
                     at = (place * p.kv_heads + (head - p.heads) % p.kv_heads) * p.length + position
                     store(x, p.keys if head < turned else p.values, at * size, p.cache_kind)
 
 
 @njit(**HOW)
-def dots(q, address, half, place, out):  # type: ignore[no-untyped-def]
-    """out[s] = q · key s of the cache, the first of which is at number `place`."""
-    size = len(q)
-    for s in range(len(out)):
+def dots(q, size, keys, half, out, seen):  # type: ignore[no-untyped-def]
+    """out[s] = q · key s, for `seen` keys one behind the other; all are addresses."""
+    stride, whole = size * (2 if half else 4), seen // LANES * LANES if size % LANES == 0 else 0
+    for s in range(0, whole, LANES):
+        if half:
+            dots_half(q, size // LANES, keys + s * stride, out + 4 * s)
+        else:
+            dots_float(q, size // LANES, keys + s * stride, out + 4 * s)
+    x, found = floats(q, 0, size), floats(out, 0, seen)
+    for s in range(whole, seen):
         total = np.float32(0)
         if half:
-            x = halves(address, place + s * size, size)
+            y = halves(keys, s * size, size)
             for i in range(size):
-                total += q[i] * number_of_half(x[i])
+                total += x[i] * number_of_half(y[i])
         else:
-            y = floats(address, place + s * size, size)
+            z = floats(keys, s * size, size)
             for i in range(size):
-                total += q[i] * y[i]
-        out[s] = total
+                total += x[i] * z[i]
+        found[s] = total
 
 
 @njit(**HOW)
-def mix(weights, address, half, place, out):  # type: ignore[no-untyped-def]
-    """out = Σ weights[s] · value s of the cache."""
-    size, seen = len(out), len(weights)
-    for i in range(size):
-        out[i] = np.float32(0)
-    for s in range(seen):
-        w = weights[s]
-        if half:
-            x = halves(address, place + s * size, size)
-            for i in range(size):
-                out[i] += w * number_of_half(x[i])
+def mix(weights, seen, values, size, half, out):  # type: ignore[no-untyped-def]
+    """out = Σ weights[s] · value s, as `dots`."""
+    width = 2 if half else 4
+    stride, done = size * width, 0
+    while done + LANES <= size:
+        left, value, y = (size - done) // LANES, values + done * width, out + 4 * done
+        if left >= 4:
+            if half:
+                mix_half4(weights, seen, value, stride, y)
+            else:
+                mix_float4(weights, seen, value, stride, y)
+            done += 4 * LANES
+        elif left >= 2:
+            if half:
+                mix_half2(weights, seen, value, stride, y)
+            else:
+                mix_float2(weights, seen, value, stride, y)
+            done += 2 * LANES
         else:
-            y = floats(address, place + s * size, size)
-            for i in range(size):
-                out[i] += w * y[i]
+            if half:
+                mix_half1(weights, seen, value, stride, y)
+            else:
+                mix_float1(weights, seen, value, stride, y)
+            done += LANES
+    found, w = floats(out, 0, size), floats(weights, 0, seen)
+    for i in range(done, size):
+        found[i] = np.float32(0)
+    for s in range(seen if done < size else 0):
+        if half:
+            y = halves(values, s * size, size)
+            for i in range(done, size):
+                found[i] += w[s] * number_of_half(y[i])
+        else:
+            z = floats(values, s * size, size)
+            for i in range(done, size):
+                found[i] += w[s] * z[i]
 
 
 @njit(**HOW)
 def softmax(x):  # type: ignore[no-untyped-def]
     """x = e^(x - max); returns what to divide it by."""
-    top, mass = x[0], np.float32(0)
-    for s in range(len(x)):
-        top = x[s] if x[s] > top else top
+    most, mass = np.int32(-(2**31)), np.float32(0)
+    for s in range(len(x)):  # as integers, floats have the same order if the negative ones are turned round
+        b = bits(x[s])
+        most = max(most, np.int32(b ^ ((b >> np.int32(31)) & np.int32(0x7FFFFFFF))))
+    top = number(np.int32(most ^ ((most >> np.int32(31)) & np.int32(0x7FFFFFFF))))
     for s in range(len(x)):
         x[s] = exp(x[s] - top)
         mass += x[s]
@@ -356,13 +395,13 @@ def attend_group(p, row, head, room):  # type: ignore[no-untyped-def]
     """The attention of a token's queries that share a key-value head. room [S]."""
     size, group, end = p.size, p.heads // p.kv_heads, integer(p.positions, row) + 1
     low = max(0, end - p.window) if p.window else 0
-    place = ((integer(p.places, row) * p.kv_heads + head) * p.length + low) * size
-    weights = room[: end - low]
+    weights, scores = room[: end - low], room.ctypes.data
+    at = ((integer(p.places, row) * p.kv_heads + head) * p.length + low) * size * (2 if p.cache_kind else 4)
     for query in range(head * group, (head + 1) * group):
-        at = (row * p.heads + query) * size
-        dots(floats(p.q, at, size), p.keys, p.cache_kind, place, weights)
-        out, factor = floats(p.out, at, size), np.float32(1) / softmax(weights)
-        mix(weights, p.values, p.cache_kind, place, out)
+        own = 4 * (row * p.heads + query) * size
+        dots(p.q + own, size, p.keys + at, p.cache_kind, scores, end - low)
+        out, factor = floats(p.out + own, 0, size), np.float32(1) / softmax(weights)
+        mix(scores, end - low, p.values + at, size, p.cache_kind, p.out + own)
         for i in range(size):
             out[i] *= factor
 

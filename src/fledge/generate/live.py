@@ -19,14 +19,13 @@ import torch
 from torch import Tensor
 
 from fledge.core.errors import FledgeError
-from fledge.generate.blocks import Blocks
+from fledge.generate.blocks import BLOCK, Blocks
 from fledge.generate.detokenise import Detokeniser
 from fledge.generate.draws import Draws
 from fledge.generate.packed import PackedModel
 from fledge.generate.queueing import FairQueue
 from fledge.generate.request import Finish, Request, Scored, Update
 from fledge.generate.rows import Row, RowCache
-from fledge.generate.spans import BLOCK
 from fledge.generate.speculate import can_guess, check_draft, speculate
 from fledge.model.heads import LanguageModel
 from fledge.text.tokenizer import Tokenizer
@@ -158,7 +157,7 @@ class LiveEngine:
         waiting.sort(key=(lambda row: row.left) if self.steps % 2 else (lambda row: row.ticket))
         first = waiting[0]
         if first.left > budget:
-            return [first], budget - (first.done + budget) % BLOCK  # up to a multiple of a block
+            return [first], budget
         chosen, longest = [first], first.left
         for row in sorted(waiting[1:], key=lambda row: row.left):
             longest = max(longest, row.left)
@@ -186,7 +185,7 @@ class LiveEngine:
         ids = torch.zeros(len(running), max(takes), dtype=torch.int64)
         for place, (row, take) in enumerate(zip(running, takes)):
             ids[place, :take] = torch.tensor(row.ids[row.done : row.done + take])
-        output = self.cache.forward(self.decoding, ids, starts, takes, single=False)
+        output = self.cache.forward(self.decoding, ids, starts)
         for place, (row, take) in enumerate(zip(running, takes)):
             if row.request.prompt_logprobs:
                 self._score_prompt(row, replace(output, hidden=output.hidden[place, :take]).logits())
@@ -227,7 +226,7 @@ class LiveEngine:
                 self._leave(over)
             return
         ids = torch.tensor([row.ids[-1:] for row in rows])
-        output = self.cache.forward(0, ids, [row.done for row in rows], [1] * len(rows), single=True)
+        output = self.cache.forward(0, ids, [row.done for row in rows])
         for row in rows:
             row.done = len(row.ids)
         self._postprocess(0, output.logits()[:, 0], self.draws, updates)

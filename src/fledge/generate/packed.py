@@ -1,21 +1,18 @@
-"""An inference copy of a language model that decodes faster: few operators, weights packed for oneDNN.
+"""An inference copy of a language model that decodes faster.
 
-The linears use oneDNN's own weight layout (see `linear`). For small models the number of operators per token decides:
-norms are folded into the linears behind them, queries and keys are normalised and rotated as one. The residual stream
-and the norms stay in float32 as in training under autocast; on a CPU keys and values do too, since torch's attention of
-one query to bfloat16 keys takes several times as long as to float32 ones. Where the packed operator is missing, and on
-a GPU, the same copy runs on plain linears. The copy is of the weights as they are now; embeddings are shared with the
-model. `int8` has the linears in 8 bits (see `int8`).
-
-With `parts` or `singly` (see `spans`) what a row gets does not depend on how many others there are, to the bit, in
-every precision.
+For small models the number of operators per token decides: norms are folded into the linears behind them, queries and
+keys are normalised and rotated as one. On a CPU the layers run by compiled kernels (`fused`), their products by tiles
+where the processor has AVX-512 (`tiles`), else by oneDNN (`linear`) or torch's 8-bit operators (`int8`); there a row's
+result does not depend on how many others there are, to the bit, in every precision. On a GPU the same copy runs on
+torch's operators. The residual stream and the norms stay in float32 as in training under autocast. The copy is of the
+weights as they are now; embeddings are shared with the model.
 
 Shapes: B batch, T time, E width, F feed-forward width, H heads, Hkv key-value heads, D head size, S keys in reach,
 V vocabulary.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -27,7 +24,6 @@ from torch.nn import functional as F
 from fledge.core.errors import FledgeError
 from fledge.generate.int8 import Int8Linear, can_quantise
 from fledge.generate.linear import Linear
-from fledge.generate.spans import Span
 from fledge.model.cache import Cache
 from fledge.model.config import ModelConfig
 from fledge.model.heads import LanguageModel
@@ -65,24 +61,14 @@ class PackedModel:
         weight = self.embedding if model.head is None else model.head.weight
         self.head = linear(weight * self.norm.folded(backbone.norm.weight), None)
 
-    def __call__(
-        self,
-        ids: Tensor,
-        positions: Tensor,
-        cache: Cache,
-        cut: Sequence[Span] | None = None,
-        singly: bool = False,
-    ) -> PackedOutput:
+    def __call__(self, ids: Tensor, positions: Tensor, cache: Cache) -> PackedOutput:
         """ids, positions int64 [B, T]: tokens written to the cache at their positions, each seeing what is cached up
-        to its own. `cache` has B rows. On a CPU, with `cut` attention is cut as that says; `singly` attends each token
-        by itself, as is done anyway where there is one a row."""
+        to its own. `cache` has B rows."""
         x = F.embedding(ids, self.embedding).float()
         if self.fused:
             from fledge.generate.fused import run_layers
 
-            singly = singly or (cut is None and ids.shape[1] == 1)
-            how = None if singly else cut if cut is not None else self._mask(positions, cache.reach, always=True)
-            return PackedOutput(run_layers(self, x, positions, cache, how), self.head)
+            return PackedOutput(run_layers(self, x, positions, cache), self.head)
         cos, sin = self.cos[positions][:, :, None], self.sin[positions][:, :, None]  # [B, T, 1, D]
         mask = self._mask(positions, cache.reach)
         rows = torch.arange(len(ids), device=ids.device)[:, None]
@@ -90,10 +76,10 @@ class PackedModel:
             x = layer(x, cos, sin, mask, rows, positions, keys, values, cache.reach)
         return PackedOutput(self.norm(x), self.head)
 
-    def _mask(self, positions: Tensor, reach: int, always: bool = False) -> Tensor | None:
-        """What may be seen, additive [B, 1, T, S]; None if that is everything, unless `always`."""
+    def _mask(self, positions: Tensor, reach: int) -> Tensor | None:
+        """What may be seen, additive [B, 1, T, S]; None if that is everything."""
         window = self.config.window
-        if positions.numel() == 1 and (window is None or window >= reach) and not always:
+        if positions.numel() == 1 and (window is None or window >= reach):
             return None
         keys = torch.arange(reach, device=positions.device)
         hidden = keys > positions[:, :, None]

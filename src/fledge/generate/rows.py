@@ -17,7 +17,6 @@ from torch import Tensor
 from fledge.generate.detokenise import Detokeniser
 from fledge.generate.packed import PackedModel
 from fledge.generate.request import Finish, Request, Scored
-from fledge.generate.spans import spans
 from fledge.model.cache import Cache
 from fledge.model.heads import LanguageModel
 
@@ -106,24 +105,17 @@ class RowCache:
         self.capacity, self.length = capacity, length
         return True
 
-    def forward(
-        self, first: int, ids: Tensor, starts: Sequence[int], counts: Sequence[int], single: bool, which: int = 0
-    ) -> Any:
-        """Run ids [B, T] in the rows from `first` on, the `counts` first of each at the positions from `starts` on, as
-        a prompt or each like a drawn token (`single`); an output with hidden and logits().
+    def forward(self, first: int, ids: Tensor, starts: Sequence[int], which: int = 0) -> Any:
+        """Run ids [B, T] in the rows from `first` on, at the positions from `starts` on; an output with hidden and
+        logits().
 
         Padding is written behind a row's tokens, where later ones overwrite it before anyone looks.
         """
         width = ids.shape[1]
-        reach = min(max(starts) + width, self.length)
         last = min(self.length, self.config.context) - 1
         positions = (torch.tensor(starts)[:, None] + torch.arange(width)).clamp_max_(last)
-        ids, positions = ids.to(self.device), positions.to(self.device)
-        part, model = view(self.caches[which], first, first + len(ids), reach), self.models[which]
-        if not isinstance(model, PackedModel) or self.device.type != "cpu":
-            return model(ids, positions, cache=part)
-        cut = None if single else spans(starts, counts, model.config.window, self.dtype)
-        return model(ids, positions, part, cut, singly=single)
+        part = view(self.caches[which], first, first + len(ids), min(max(starts) + width, self.length))
+        return self.models[which](ids.to(self.device), positions.to(self.device), cache=part)
 
     def clear(self) -> None:
         """Forget what the memory holds: keys that are no numbers would spoil the rows that come to lie there."""

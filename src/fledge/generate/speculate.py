@@ -59,13 +59,12 @@ def speculate(
         ids[place, :count] = torch.tensor(row.ids[-count:])
     last = torch.tensor(missing) - 1
     for ahead in range(guesses):
-        logits = cache.forward(0, ids, starts, missing, single=False, which=1).logits()
+        logits = cache.forward(0, ids, starts, which=1).logits()
         guessed[:, ahead] = draws.guess(logits[torch.arange(len(rows)), last], ahead).cpu()
-        ids, missing, last = guessed[:, ahead : ahead + 1], [1] * len(rows), torch.zeros(len(rows), dtype=torch.int64)
+        ids, last = guessed[:, ahead : ahead + 1], torch.zeros(len(rows), dtype=torch.int64)
         starts = [length + ahead for length in lengths]
     checked = torch.cat([torch.tensor([row.ids[-1:] for row in rows]), guessed], 1)
-    counts = [guesses + 1] * len(rows)
-    logits = cache.forward(0, checked, [row.done for row in rows], counts, single=True).logits()
+    logits = cache.forward(0, checked, [row.done for row in rows]).logits()
     going = set(range(len(rows)))
     for ahead in range(guesses + 1):
         for place, scored in enumerate(draws.draw(logits[:, ahead])):
