@@ -7,7 +7,6 @@ counted. Leaves out confidence intervals: look at the spread.
 
 import argparse
 import gc
-import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,8 +18,6 @@ from rich.console import Console
 from rich.table import Table
 
 from fledge.core.device import environment
-
-os.environ.setdefault("MKL_CBWR", "AUTO")  # as the command line has it, for all contenders; costs nothing measurable
 
 BUSY = 0.1  # cores that others may use before we warn
 Contender = Callable[[], Any]

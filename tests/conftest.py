@@ -16,7 +16,6 @@ from fledge.model.config import ModelConfig
 from fledge.model.heads import LanguageModel, ScalarModel
 from fledge.text.tokenizer import Tokenizer
 
-os.environ.setdefault("MKL_CBWR", "AUTO")  # as the command line has it
 hypothesis.settings.register_profile("fledge", deadline=None)  # no test depends on how busy a machine is
 hypothesis.settings.load_profile("fledge")
 

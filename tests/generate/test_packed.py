@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from fledge.generate import linear as module
-from fledge.generate import tiles
 from fledge.generate.engine import Engine
 from fledge.generate.int8 import can_quantise
 from fledge.generate.linear import Linear, can_pack, cancelling
+from fledge.generate.native import tiles
 from fledge.generate.packed import PackedModel, packed
 from fledge.generate.request import Request
 from fledge.generate.sampling import Sampling

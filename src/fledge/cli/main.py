@@ -184,9 +184,9 @@ app.command("reproduce")(reproduce)
 def run() -> None:
     """The entry point: turns failures into one clear line and an exit code."""
     debug = "--debug" in sys.argv[1:]
-    # Before torch is loaded. Threads that spin while they wait lose a factor of ten when another job shares the cores;
-    # MKL's products depend on where in memory their operands lie, unless it is told to be reproducible.
-    for name, value in {"GOMP_SPINCOUNT": "2000", "MKL_CBWR": "AUTO", **TELEMETRY}.items():
+    # Before torch is loaded: threads that wait spin for some 20 µs. Asleep they would make decoding with a small model
+    # half as fast; spinning for long they lose a factor of ten when another job shares the cores.
+    for name, value in {"GOMP_SPINCOUNT": "2000", **TELEMETRY}.items():
         os.environ.setdefault(name, value)
     try:
         code = app([text for text in sys.argv[1:] if text != "--debug"], standalone_mode=False) or 0

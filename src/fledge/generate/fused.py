@@ -1,4 +1,4 @@
-"""The layers of a packed model on a processor: oneDNN's products, and between them the kernels of `kernels`.
+"""The layers of a packed model on a processor: oneDNN's products, and between them the kernels of `native`.
 
 Each token is computed as if it were alone, those of a prompt too: that is faster than torch's attention on a CPU, from
 2.3 times for 128 tokens to 1.3 times for 2,000 (bfloat16), and it matters nowhere how a prompt was cut.
@@ -13,9 +13,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fledge.generate.int8 import Int8Linear
-from fledge.generate.kernels import Heads, Rows, attend, gate, kind_of, prepare, turn
 from fledge.generate.linear import Linear
-from fledge.generate.threads import run
+from fledge.generate.native.attention import Heads, attend, turn
+from fledge.generate.native.numbers import kind_of
+from fledge.generate.native.stream import Rows, gate, prepare
+from fledge.generate.native.threads import run
 from fledge.generate.tiled import TiledLinear
 from fledge.model.cache import Cache
 

@@ -2,7 +2,7 @@
 
 For small models the number of operators per token decides: norms are folded into the linears behind them, queries and
 keys are normalised and rotated as one. On a CPU the layers run by compiled kernels (`fused`), their products by tiles
-where the processor has AVX-512 (`tiles`), else by oneDNN (`linear`) or torch's 8-bit operators (`int8`); there a row's
+where the processor has AVX-512 (`tiled`), else by oneDNN (`linear`) or torch's 8-bit operators (`int8`); there a row's
 result does not depend on how many others there are, to the bit, in every precision. On a GPU the same copy runs on
 torch's operators. The residual stream and the norms stay in float32 as in training under autocast. The copy is of the
 weights as they are now; embeddings are shared with the model.
@@ -103,7 +103,7 @@ def can_be_packed(config: ModelConfig) -> bool:
 def linears(device: torch.device, dtype: torch.dtype, int8: bool) -> "Callable[[Tensor, Tensor | None], AnyLinear]":
     """What makes a linear of a weight and a bias: the fastest that this machine has."""
     if device.type == "cpu":
-        from fledge.generate import tiles  # compiled code is loaded by who needs it
+        from fledge.generate.native import tiles  # compiled code is loaded by who needs it
         from fledge.generate.tiled import TiledLinear
 
         kind = torch.uint8 if int8 else dtype

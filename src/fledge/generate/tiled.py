@@ -1,4 +1,4 @@
-"""A linear by the tiles of `tiles`: in float32, bfloat16, or 8 bits with a scale for each output and each row.
+"""A linear by the tiles of `native.tiles`: in float32, bfloat16, or 8 bits with a scale for each output and each row.
 
 In 8 bits a token costs half the memory traffic of bfloat16. Activations are rounded row by row as they come, so what a
 request gets does not depend on the others in its batch, and sums of integers are exact in any order. Symmetric 8-bit
@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fledge.generate.kernels import LEVELS, Rows, kind_of, prepare
-from fledge.generate.threads import run
-from fledge.generate.tiles import PANEL, PER_WORD, laid_out, multiply
+from fledge.generate.native.numbers import LEVELS, kind_of
+from fledge.generate.native.stream import Rows, prepare
+from fledge.generate.native.threads import run
+from fledge.generate.native.tiles import PANEL, PER_WORD, laid_out, multiply
 
 
 class TiledLinear:

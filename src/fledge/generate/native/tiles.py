@@ -22,38 +22,33 @@ import numpy as np
 import torch
 from llvmlite import ir
 from numba import carray, cfunc, njit, types
-from numba.extending import intrinsic
 from torch import Tensor
 from torch.nn import functional as F
 
-from fledge.generate.threads import HOW, run, take
+from fledge.generate.native.llvm import (
+    FLOATS,
+    I32,
+    WORDS,
+    BFloat,
+    load,
+    loop,
+    number,
+    plus,
+    spread,
+    store,
+    written,
+)
+from fledge.generate.native.threads import HOW, run, take
 
 PANEL = 16  # outputs: the float32 numbers of a register
 WIDE = 3  # panels of a tile
 PER_WORD = {torch.float32: 1, torch.bfloat16: 2, torch.uint8: 4}
 
-I32, I64, FLOAT = ir.IntType(32), ir.IntType(64), ir.FloatType()
-WORDS, FLOATS, BYTES = ir.VectorType(I32, PANEL), ir.VectorType(FLOAT, PANEL), ir.VectorType(ir.IntType(8), 4 * PANEL)
-
-
-class BFloat(ir.Type):
-    """bfloat16, which llvmlite has no name for."""
-
-    def __str__(self) -> str:
-        return "bfloat"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, BFloat)
-
-    def __hash__(self) -> int:
-        return hash(BFloat)
-
-
-HALVES = ir.VectorType(BFloat(), 2 * PANEL)
+BYTES, BFLOATS = ir.VectorType(ir.IntType(8), 4 * PANEL), ir.VectorType(BFloat(), 2 * PANEL)
 # the instruction, the kind of its sums and of its operands, and where the sum stands among them
 INSTRUCTIONS = {
     torch.float32: ("llvm.fma.v16f32", FLOATS, FLOATS, 2),
-    torch.bfloat16: ("llvm.x86.avx512bf16.dpbf16ps.512", FLOATS, HALVES, 0),
+    torch.bfloat16: ("llvm.x86.avx512bf16.dpbf16ps.512", FLOATS, BFLOATS, 0),
     torch.uint8: ("llvm.x86.avx512.vpdpbusd.512", WORDS, BYTES, 0),  # x without sign, weights with
 }
 
@@ -76,76 +71,37 @@ class Product(ctypes.Structure):
     ]
 
 
-def tile(dtype: torch.dtype, rows: int, panels: int) -> Any:
-    """The product of so many rows with so many panels as a function of addresses, words and bytes from row to row:
-    f(x, stride, words, weight, start, scale, out, out's stride)."""
-
-    @intrinsic
-    def found(typing: Any, *given: Any) -> Any:
-        def code(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-            write_tile(builder, dtype, rows, panels, given)
-            return context.get_dummy_value()
-
-        return types.void(types.UniTuple(types.int64, 8)), code
-
-    return found
-
-
-def write_tile(b: Any, dtype: torch.dtype, rows: int, panels: int, given: Sequence[Any]) -> None:
-    """The code of a tile: sums in registers, a loop over words, the results."""
+def write_tile(b: Any, given: Sequence[Any], dtype: torch.dtype, rows: int, panels: int) -> None:
+    """The product of so many rows with so many panels, of addresses and bytes from row to row: (x, its stride, words,
+    weight, start, scale, out, its stride)."""
     name, sums, operands, place = INSTRUCTIONS[dtype]
-    x, stride, words, weight, start, scale, out, wide = (b.extract_value(given[0], i) for i in range(8))
-
-    def number(value: int) -> Any:
-        return ir.Constant(I64, value)
-
-    def address(base: Any, *steps: tuple[Any, int], kind: ir.Type) -> Any:
-        for step, times in steps:
-            base = b.add(base, b.mul(step, number(times)))
-        return b.inttoptr(base, kind.as_pointer())
-
-    def load(base: Any, *steps: tuple[Any, int], kind: ir.Type) -> Any:
-        value = b.load(address(base, *steps, kind=kind))
-        value.align = 4
-        return value
-
+    x, stride, words, weight, start, scale, out, wide = given
     kinds = [operands, operands]
     kinds.insert(place, sums)
     add = b.module.globals.get(name) or ir.Function(b.module, ir.FunctionType(sums, kinds), name)
-    before, loop, after = b.block, b.append_basic_block("words"), b.append_basic_block("results")
-    begin = [load(start, (number(64), j), kind=sums) for j in range(panels)]
-    b.branch(loop)
 
-    b.position_at_end(loop)
-    g = b.phi(I64)
-    g.add_incoming(number(0), before)
-    held = [[b.phi(sums) for _ in range(panels)] for _ in range(rows)]
-    weights = [load(weight, (words, 64 * j), (g, 64), kind=operands) for j in range(panels)]
-    for i, row in enumerate(held):
-        nothing = ir.Constant(WORDS, ir.Undefined)
-        word = b.insert_element(nothing, load(x, (stride, i), (g, 4), kind=I32), ir.Constant(I32, 0))
-        spread = b.bitcast(b.shuffle_vector(word, nothing, ir.Constant(WORDS, [0] * PANEL)), operands)
-        for j, value in enumerate(row):
-            value.add_incoming(begin[j], before)
-            inputs = [spread, weights[j]]
-            inputs.insert(place, value)
-            row[j] = b.call(add, inputs)
-            value.add_incoming(row[j], loop)
-    following = b.add(g, number(1))
-    g.add_incoming(following, loop)
-    b.cbranch(b.icmp_signed("<", following, words), loop, after)
+    def step(g: Any, held: list[Any]) -> list[Any]:
+        weights = [load(b, plus(b, weight, (words, 64 * j), (g, 64)), operands) for j in range(panels)]
+        found = []
+        for i in range(rows):
+            word = b.bitcast(spread(b, load(b, plus(b, x, (stride, i), (g, 4)), I32)), operands)
+            for j in range(panels):
+                inputs = [word, weights[j]]
+                inputs.insert(place, held[i * panels + j])
+                found.append(b.call(add, inputs))
+        return found
 
-    b.position_at_end(after)
-    for i, row in enumerate(held):
-        for j, value in enumerate(row):
-            if sums is WORDS:
-                value = b.fmul(b.sitofp(value, FLOATS), load(scale, (number(64), j), kind=FLOATS))
-            b.store(value, address(out, (wide, i), (number(64), j), kind=FLOATS)).align = 4
+    begin = [load(b, plus(b, start, (number(64), j)), sums) for j in range(panels)]
+    for n, value in enumerate(loop(b, words, begin * rows, step)):
+        i, j = divmod(n, panels)
+        if sums is WORDS:
+            value = b.fmul(b.sitofp(value, FLOATS), load(b, plus(b, scale, (number(64), j)), FLOATS))
+        store(b, value, plus(b, out, (wide, i), (number(64), j)))
 
 
 def tiles(dtype: torch.dtype, rows: int) -> Any:
     """f(all, …) runs the tile of so many rows that takes `all` WIDE panels, or one."""
-    wide, slim = tile(dtype, rows, WIDE), tile(dtype, rows, 1)
+    wide, slim = (written(write_tile, 8, dtype, rows, panels) for panels in (WIDE, 1))
 
     @njit(inline="always", **HOW)
     def either(whole, x, stride, words, weight, start, scale, out, far):  # type: ignore[no-untyped-def]

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from fledge.generate import tiles
 from fledge.generate.int8 import Int8Linear, can_quantise, full_range
 from fledge.generate.linear import cancelling
+from fledge.generate.native import tiles
+from fledge.generate.native.tiles import can_tile, laid_out, multiply
 from fledge.generate.tiled import TiledLinear
-from fledge.generate.tiles import can_tile, laid_out, multiply
 
 KINDS = [torch.float32, torch.bfloat16, torch.uint8]
 SHAPES = [(1, 4), (16, 8), (48, 64), (50, 7), (200, 130), (33, 500)]

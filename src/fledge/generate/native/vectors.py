@@ -1,7 +1,6 @@
-"""The two sums of attention with vectors of 16 numbers held in registers, which a compiler does not find by itself.
+"""The two sums of attention with their parts in registers: q · keys for 16 keys at once, and weighted values.
 
-Written for LLVM in vectors of 16 float32: one register with AVX-512, two with AVX2, four with NEON. Keys and values are
-float32 or bfloat16; sums are float32, in an order that sizes fix.
+Keys and values are float32 or bfloat16; sums are float32, in an order that sizes fix.
 
 Shapes: D head size, S keys.
 """
@@ -10,58 +9,23 @@ from collections.abc import Sequence
 from typing import Any
 
 from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
 
-LANES = 16
-I16, I32, I64, FLOAT = ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
-FLOATS, WORDS, HALVES = (ir.VectorType(kind, LANES) for kind in (FLOAT, I32, I16))
+from fledge.generate.native.llvm import (
+    FLOAT,
+    FLOATS,
+    HALVES,
+    LANES,
+    WORDS,
+    load,
+    loop,
+    number,
+    plus,
+    spread,
+    store,
+    written,
+)
+
 FUSED = ("contract",)
-
-
-def written(write: Any, parameters: int, *how: Any) -> Any:
-    """A function of so many int64 whose code is written by write(builder, arguments, *how)."""
-
-    @intrinsic
-    def found(typing: Any, *given: Any) -> Any:
-        def code(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-            write(builder, [builder.extract_value(given[0], i) for i in range(parameters)], *how)
-            return context.get_dummy_value()
-
-        return types.void(types.UniTuple(types.int64, parameters)), code
-
-    return found
-
-
-def number(value: int) -> Any:
-    """An int64."""
-    return ir.Constant(I64, value)
-
-
-def plus(b: Any, base: Any, *steps: tuple[Any, int]) -> Any:
-    """base + Σ step · times"""
-    for step, times in steps:
-        base = b.add(base, b.mul(step, number(times)))
-    return base
-
-
-def load(b: Any, address: Any, kind: ir.Type, align: int = 4) -> Any:
-    """What lies at an address."""
-    value = b.load(b.inttoptr(address, kind.as_pointer()))
-    value.align = align
-    return value
-
-
-def store(b: Any, value: Any, address: Any) -> None:
-    """Put it there."""
-    b.store(value, b.inttoptr(address, value.type.as_pointer())).align = 4
-
-
-def spread(b: Any, value: Any) -> Any:
-    """A number as all of a vector."""
-    kind = ir.VectorType(value.type, LANES)
-    first = b.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(I32, 0))
-    return b.shuffle_vector(first, ir.Constant(kind, ir.Undefined), ir.Constant(WORDS, [0] * LANES))
 
 
 def load_floats(b: Any, address: Any, half: bool) -> Any:
@@ -70,25 +34,6 @@ def load_floats(b: Any, address: Any, half: bool) -> Any:
         return load(b, address, FLOATS)
     bits = b.zext(load(b, address, HALVES, 2), WORDS)
     return b.bitcast(b.shl(bits, ir.Constant(WORDS, [16] * LANES)), FLOATS)
-
-
-def loop(b: Any, count: Any, start: Sequence[Any], step: Any) -> list[Any]:
-    """values = step(i, values) for i in range(count), from `start` on, at least once; the values after it."""
-    before, body, after = b.block, b.append_basic_block("body"), b.append_basic_block("after")
-    b.branch(body)
-    b.position_at_end(body)
-    i = b.phi(I64)
-    held = [b.phi(value.type) for value in start]
-    values = step(i, held)
-    following = b.add(i, number(1))
-    b.cbranch(b.icmp_signed("<", following, count), body, after)
-    i.add_incoming(number(0), before)
-    i.add_incoming(following, body)
-    for phi, first, later in zip(held, start, values):
-        phi.add_incoming(first, before)
-        phi.add_incoming(later, body)
-    b.position_at_end(after)
-    return list(values)
 
 
 def write_dots(b: Any, given: Sequence[Any], half: bool) -> None:

@@ -10,9 +10,10 @@ from numba import vectorize
 from torch import Tensor
 from torch.nn import functional as F
 
-from fledge.generate import kernels, threads
-from fledge.generate.kernels import Heads, Rows, attend, gate, prepare, turn
-from fledge.generate.threads import run
+from fledge.generate.native import numbers, threads
+from fledge.generate.native.attention import Heads, attend, turn
+from fledge.generate.native.stream import Rows, gate, prepare
+from fledge.generate.native.threads import run
 
 HALF = torch.bfloat16
 
@@ -81,7 +82,7 @@ def test_gate(half: bool) -> None:
 
 @pytest.mark.filterwarnings("ignore:invalid value")
 def test_exp_over_its_whole_range() -> None:
-    found = vectorize(["float32(float32)"])(lambda x: kernels.exp(x))
+    found = vectorize(["float32(float32)"])(lambda x: numbers.exp(x))
     x = np.linspace(-87, 88, 1_000_001, dtype=np.float32)
     exact = np.exp(x.astype(np.float64))
     assert (abs(found(x) - exact) / exact).max() < 2.5e-7
