@@ -1,6 +1,10 @@
 """The compiled kernels against their definitions in float64, and their promise: a token's bits depend on it alone."""
 
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -185,3 +189,17 @@ def test_where_nothing_can_be_kept_kernels_are_compiled_anew(monkeypatch: pytest
 
     monkeypatch.setattr(threads, "njit", nowhere)
     assert not threads.keeps()
+
+
+def test_compiled_code_is_found_again_on_disk(tmp_path: Path) -> None:
+    """A second process compiles nothing, and the folder does not grow."""
+    script = (
+        "import torch, fledge.generate.fused, fledge.generate.native.tiles as tiles\n"
+        "print([tiles.can_tile(kind) for kind in tiles.PER_WORD])"
+    )
+    sizes = []
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", script], env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}, check=True)
+        sizes.append(sum(path.is_file() for path in tmp_path.rglob("*")))
+    assert sizes[0] > 0
+    assert sizes[1] == sizes[0]

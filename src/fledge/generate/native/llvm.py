@@ -82,13 +82,14 @@ def loop(b: Any, count: Any, start: Sequence[Any], step: Any) -> list[Any]:
     i = b.phi(I64)
     held = [b.phi(value.type) for value in start]
     values = step(i, held)
+    end = b.block  # steps may have branches of their own
     following = b.add(i, number(1))
     b.cbranch(b.icmp_signed("<", following, count), body, after)
     i.add_incoming(number(0), before)
-    i.add_incoming(following, body)
+    i.add_incoming(following, end)
     for phi, first, later in zip(held, start, values):
         phi.add_incoming(first, before)
-        phi.add_incoming(later, body)
+        phi.add_incoming(later, end)
     b.position_at_end(after)
     return list(values)
 

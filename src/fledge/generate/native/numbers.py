@@ -3,7 +3,6 @@
 Callers keep the memory alive and large enough. NaN and infinity stay what they are.
 """
 
-
 import numpy as np
 import torch
 from llvmlite import ir

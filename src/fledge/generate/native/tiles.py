@@ -21,7 +21,7 @@ import numba
 import numpy as np
 import torch
 from llvmlite import ir
-from numba import carray, cfunc, njit, types
+from numba import carray, cfunc, types
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -71,80 +71,124 @@ class Product(ctypes.Structure):
     ]
 
 
-def write_tile(b: Any, given: Sequence[Any], dtype: torch.dtype, rows: int, panels: int) -> None:
-    """The product of so many rows with so many panels, of addresses and bytes from row to row: (x, its stride, words,
-    weight, start, scale, out, its stride)."""
+def write_tile(b: Any, told: dict[str, Any], dtype: torch.dtype, rows: int, panels: int) -> None:
+    """The product of so many rows, from told["x"] on, with so many panels."""
     name, sums, operands, place = INSTRUCTIONS[dtype]
-    x, stride, words, weight, start, scale, out, wide = given
     kinds = [operands, operands]
     kinds.insert(place, sums)
     add = b.module.globals.get(name) or ir.Function(b.module, ir.FunctionType(sums, kinds), name)
 
     def step(g: Any, held: list[Any]) -> list[Any]:
-        weights = [load(b, plus(b, weight, (words, 64 * j), (g, 64)), operands) for j in range(panels)]
+        weights = [load(b, plus(b, told["weight"], (told["words"], 64 * j), (g, 64)), operands) for j in range(panels)]
         found = []
         for i in range(rows):
-            word = b.bitcast(spread(b, load(b, plus(b, x, (stride, i), (g, 4)), I32)), operands)
+            word = load(b, plus(b, told["x"], (told["stride"], i), (g, 4)), I32)
             for j in range(panels):
-                inputs = [word, weights[j]]
+                inputs = [b.bitcast(spread(b, word), operands), weights[j]]
                 inputs.insert(place, held[i * panels + j])
                 found.append(b.call(add, inputs))
         return found
 
-    begin = [load(b, plus(b, start, (number(64), j)), sums) for j in range(panels)]
-    for n, value in enumerate(loop(b, words, begin * rows, step)):
+    begin = [load(b, plus(b, told["start"], (number(64), j)), sums) for j in range(panels)]
+    for n, value in enumerate(loop(b, told["words"], begin * rows, step)):
         i, j = divmod(n, panels)
         if sums is WORDS:
-            value = b.fmul(b.sitofp(value, FLOATS), load(b, plus(b, scale, (number(64), j)), FLOATS))
-        store(b, value, plus(b, out, (wide, i), (number(64), j)))
+            value = b.fmul(b.sitofp(value, FLOATS), load(b, plus(b, told["scale"], (number(64), j)), FLOATS))
+        store(b, value, plus(b, told["out"], (told["far"], i), (number(64), j)))
 
 
-def tiles(dtype: torch.dtype, rows: int) -> Any:
-    """f(all, …) runs the tile of so many rows that takes `all` WIDE panels, or one."""
-    wide, slim = (written(write_tile, 8, dtype, rows, panels) for panels in (WIDE, 1))
+def write_rows(b: Any, told: dict[str, Any], dtype: torch.dtype, panel: Any, panels: int) -> None:
+    """All rows with some panels, by tiles of 8, 4, 2 and 1 rows."""
+    here = {name: plus(b, told[name], (panel, 64)) for name in ("start", "scale", "out")}
+    here["weight"] = plus(b, told["weight"], (b.mul(panel, told["words"]), 64))
 
-    @njit(inline="always", **HOW)
-    def either(whole, x, stride, words, weight, start, scale, out, far):  # type: ignore[no-untyped-def]
-        if whole:
-            wide(x, stride, words, weight, start, scale, out, far)
-        else:
-            slim(x, stride, words, weight, start, scale, out, far)
+    def tile(row: Any, rows: int) -> None:
+        at = {"x": b.add(told["x"], b.mul(row, told["stride"])), "out": b.add(here["out"], b.mul(row, told["far"]))}
+        write_tile(b, told | here | at, dtype, rows, panels)
 
-    return either
+    def eight(i: Any, _: list[Any]) -> list[Any]:
+        tile(b.mul(i, number(8)), 8)
+        return []
+
+    eights = b.udiv(told["rows"], number(8))
+    with b.if_then(b.icmp_signed(">", eights, number(0))):
+        loop(b, eights, [], eight)
+    row = b.mul(eights, number(8))
+    for rows in (4, 2, 1):
+        more = b.and_(told["rows"], number(rows))
+        with b.if_then(b.icmp_signed(">", more, number(0))):
+            tile(row, rows)
+        row = b.add(row, more)
+
+
+def write_tasks(b: Any, given: Sequence[Any], dtype: torch.dtype) -> None:
+    """All rows with the panels of the tasks from the first up to the last; then the numbers of a `Product`."""
+    first, last, *others = given
+    told = dict(zip(("rows", "words", "panels", "x", "stride", "weight", "start", "scale", "out"), others))
+    told["far"] = b.mul(told["panels"], number(64))
+
+    def task(i: Any, _: list[Any]) -> list[Any]:
+        panel = b.mul(b.add(first, i), number(WIDE))
+        left = b.sub(told["panels"], panel)
+
+        def slim(j: Any, _: list[Any]) -> list[Any]:
+            write_rows(b, told, dtype, b.add(panel, j), 1)
+            return []
+
+        with b.if_else(b.icmp_signed(">=", left, number(WIDE))) as (whole, part):
+            with whole:
+                write_rows(b, told, dtype, panel, WIDE)
+            with part:
+                loop(b, left, [], slim)
+        return []
+
+    loop(b, b.sub(last, first), [], task)
+
+
+float_tasks, half_tasks, byte_tasks = (
+    written(write_tasks, 11, dtype) for dtype in (torch.float32, torch.bfloat16, torch.uint8)
+)
+
+
+# One function for each dtype, as a compiler that does not know a processor's instruction ends the process; and none of
+# them a closure, as numba would not find those again on disk.
+
+
+def multiply_floats(data):  # type: ignore[no-untyped-def]
+    """The product of a `Product` in float32."""
+    p = carray(data, 1)[0]
+    tasks, first = (p.panels + WIDE - 1) // WIDE, take(data, p.grain)
+    while first < tasks:
+        last = min(first + p.grain, tasks)
+        float_tasks(first, last, p.rows, p.words, p.panels, p.x, p.stride, p.weight, p.start, p.scale, p.out)
+        first = take(data, p.grain)
+
+
+def multiply_halves(data):  # type: ignore[no-untyped-def]
+    """In bfloat16."""
+    p = carray(data, 1)[0]
+    tasks, first = (p.panels + WIDE - 1) // WIDE, take(data, p.grain)
+    while first < tasks:
+        last = min(first + p.grain, tasks)
+        half_tasks(first, last, p.rows, p.words, p.panels, p.x, p.stride, p.weight, p.start, p.scale, p.out)
+        first = take(data, p.grain)
+
+
+def multiply_bytes(data):  # type: ignore[no-untyped-def]
+    """In 8 bits."""
+    p = carray(data, 1)[0]
+    tasks, first = (p.panels + WIDE - 1) // WIDE, take(data, p.grain)
+    while first < tasks:
+        last = min(first + p.grain, tasks)
+        byte_tasks(first, last, p.rows, p.words, p.panels, p.x, p.stride, p.weight, p.start, p.scale, p.out)
+        first = take(data, p.grain)
 
 
 @memo
 def kernel(dtype: torch.dtype) -> Any:
-    """The compiled product of any number of rows."""
-    eight, four, two, one = (tiles(dtype, rows) for rows in (8, 4, 2, 1))
-
-    @cfunc(types.void(types.CPointer(numba.from_dtype(np.dtype(Product)))), **HOW)
-    def multiply(data):  # type: ignore[no-untyped-def]
-        p = carray(data, 1)[0]
-        tasks, rows, words, step, far = (p.panels + WIDE - 1) // WIDE, p.rows, p.words, p.stride, p.panels * 64
-        while True:
-            first = take(data, p.grain)
-            if first >= tasks:
-                break
-            panel, end = first * WIDE, min((first + p.grain) * WIDE, p.panels)
-            while panel < end:
-                all_ = panel + WIDE <= end
-                x, out = p.x, p.out + panel * 64
-                weight, start, scale = p.weight + panel * words * 64, p.start + panel * 64, p.scale + panel * 64
-                for _ in range(rows // 8):
-                    eight(all_, x, step, words, weight, start, scale, out, far)
-                    x, out = x + 8 * step, out + 8 * far
-                if rows & 4:
-                    four(all_, x, step, words, weight, start, scale, out, far)
-                    x, out = x + 4 * step, out + 4 * far
-                if rows & 2:
-                    two(all_, x, step, words, weight, start, scale, out, far)
-                    x, out = x + 2 * step, out + 2 * far
-                if rows & 1:
-                    one(all_, x, step, words, weight, start, scale, out, far)
-                panel += WIDE if all_ else 1
-
-    return multiply
+    """The compiled product."""
+    kinds = {torch.float32: multiply_floats, torch.bfloat16: multiply_halves, torch.uint8: multiply_bytes}
+    return cfunc(types.void(types.CPointer(numba.from_dtype(np.dtype(Product)))), **HOW)(kinds[dtype])
 
 
 def laid_out(weight: Tensor) -> Tensor:
