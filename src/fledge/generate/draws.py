@@ -74,8 +74,10 @@ class Draws:
             self.uses.scatter_add_(1, ids[:, None], torch.ones_like(self.uses[:, :1]))
         if not self.top:
             return [Scored(token, logprob) for token, logprob in zip(ids.tolist(), logprobs.tolist())]
-        best = logits.float().log_softmax(-1).topk(self.top, dim=-1)
-        found = zip(ids.tolist(), logprobs.tolist(), best.indices.tolist(), best.values.tolist(), self.rows)
+        raw = logits.float()
+        total, best = raw.logsumexp(-1, keepdim=True), raw.topk(self.top, dim=-1)
+        logprobs = (raw.gather(1, ids[:, None]) - total)[:, 0]  # rounded as those beside it
+        found = zip(ids.tolist(), logprobs.tolist(), best.indices.tolist(), (best.values - total).tolist(), self.rows)
         return [
             Scored(token, logprob, tuple(zip(tokens, values))[: row.request.top_logprobs])
             for token, logprob, tokens, values, row in found
