@@ -20,6 +20,7 @@ from fledge.generate.native.stream import Rows, gate, prepare
 from fledge.generate.native.threads import run
 
 HALF = torch.bfloat16
+SHAPES = [(4, 2, 16), (3, 3, 64), (9, 3, 6), (2, 1, 48), (2, 2, 80), (2, 1, 24)]  # heads, key-value heads, head size
 
 
 def told(struct: type[Any], **given: Any) -> Any:
@@ -136,7 +137,7 @@ def attention(
 
 @pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("window", [0, 5])
-@pytest.mark.parametrize(("heads", "kv_heads", "size"), [(4, 2, 16), (3, 3, 64), (9, 3, 6), (2, 1, 48), (2, 2, 80), (2, 1, 24)])
+@pytest.mark.parametrize(("heads", "kv_heads", "size"), SHAPES)
 def test_turn_and_attend(heads: int, kv_heads: int, size: int, half: bool, window: int) -> None:
     """Rows of several lengths, two tokens of one of them, one that sees itself alone."""
     positions, places = torch.tensor([0, 41, 42, 7, 300]), torch.tensor([3, 1, 1, 0, 2])
