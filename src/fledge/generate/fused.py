@@ -1,4 +1,4 @@
-"""The layers of a packed model on a processor: oneDNN's products, and between them the kernels of `native`.
+"""The layers of a packed model on a processor: products (see `packed`), and between them the kernels of `native`.
 
 Each token is computed as if it were alone, those of a prompt too: that is faster than torch's attention on a CPU, from
 2.3 times for 128 tokens to 1.3 times for 2,000 (bfloat16), and it matters nowhere how a prompt was cut.

@@ -28,6 +28,7 @@ from torch.nn import functional as F
 from fledge.generate.native.llvm import (
     FLOATS,
     I32,
+    LANES,
     WORDS,
     BFloat,
     load,
@@ -40,7 +41,7 @@ from fledge.generate.native.llvm import (
 )
 from fledge.generate.native.threads import HOW, run, take
 
-PANEL = 16  # outputs: the float32 numbers of a register
+PANEL = LANES  # outputs: the float32 numbers of a register
 WIDE = 3  # panels of a tile
 PER_WORD = {torch.float32: 1, torch.bfloat16: 2, torch.uint8: 4}
 
