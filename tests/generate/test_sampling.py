@@ -1,8 +1,10 @@
 """Sampling against transformers' logits processors, exact probabilities and the batch it happens in."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given
 from hypothesis import settings as budget
 from hypothesis import strategies as st
 from scipy import stats
@@ -14,7 +16,16 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from fledge.generate import sampling as module
 from fledge.generate.sampling import Sampling, draw, penalise, sample, settings, truncate, uniform
+
+
+@pytest.fixture(autouse=True, params=["kernels", "torch"])
+def way(request: pytest.FixtureRequest) -> Iterator[None]:
+    """By compiled kernels, and by torch's operators as on a GPU."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "by_kernels", lambda scores: request.param == "kernels")
+        yield
 
 
 def scores(rows: int, vocabulary: int, seed: int = 0, spread: float = 3.0) -> torch.Tensor:
@@ -160,7 +171,7 @@ SAMPLINGS = st.builds(
 )
 
 
-@budget(max_examples=60, deadline=None)
+@budget(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(SAMPLINGS, min_size=1, max_size=6), st.integers(0, 10_000))
 def test_a_row_does_not_depend_on_its_batch(samplings: list[Sampling], seed: int) -> None:
     rows = len(samplings)

@@ -15,6 +15,7 @@ from fledge.model.visibility import Bias, Visibility
 
 B, H, HKV, T, D = 2, 4, 2, 11, 16
 DOCUMENTS = torch.tensor([[1] * 4 + [2] * 5 + [0] * 2, [1] * 11], dtype=torch.int32)
+BRANCHES = torch.tensor([[0, 0, 1, 2, 0, 1, 1, 3, 3, 0, 0], [0, 0, 0, 1, 1, 1, 2, 2, 3, 4, 4]])
 TABLE = torch.linspace(-1, 1, 8 * H, dtype=torch.float64).view(8, H)
 STEPS = torch.arange(T)
 
@@ -35,6 +36,7 @@ def rules() -> dict[str, Visibility]:
         "window, both ways": Visibility(STEPS, T, False, 3),
         "prefix": Visibility(STEPS, T, True, prefix=prefix, **packed),
         "order": Visibility(STEPS, T, False, order=order, **packed),
+        "branches": Visibility(STEPS, T, True, branches=BRANCHES, **packed),
         "padding": Visibility(STEPS, T, False, key_documents=DOCUMENTS),
         "alibi": Visibility(STEPS, T, True, bias=slopes, **packed),
         "buckets": Visibility(STEPS, T, True, bias=Bias(None, TABLE, 6, False), **packed),
@@ -48,6 +50,8 @@ def sees(visible: Visibility, b: int, t: int, s: int) -> bool:
         theirs = int(visible.key_documents[b, s])
         if theirs != int(visible.documents[b, t]) if visible.documents is not None else theirs == 0:
             return False
+    if visible.branches is not None and int(visible.branches[b, s]) not in (0, int(visible.branches[b, t])):
+        return False
     if visible.window is not None and not -visible.window < s - t < visible.window:
         return False
     if visible.order is not None:

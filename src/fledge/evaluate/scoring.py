@@ -6,6 +6,8 @@ import torch
 from torch import nn
 
 from fledge.data.rankings import Ranked, ranked_batch
+from fledge.model.heads import Headed
+from fledge.model.inputs import inputs
 from fledge.objectives.preference import answer_logprobs
 
 
@@ -29,16 +31,16 @@ def score_sequences(
 
 
 @torch.no_grad()
-def score_answers(model: nn.Module, groups: Sequence[Ranked], length: int, per_batch: int = 64) -> list[list[float]]:
+def score_answers(model: Headed, groups: Sequence[Ranked], length: int, per_batch: int = 64) -> list[list[float]]:
     """log π in nats of each answer of each group, whose `prompt` is known, under a language model."""
     device = next(model.parameters()).device
     training = model.training
     model.eval()
     found: list[float] = []
     for start in range(0, len(groups), per_batch):
-        batch = ranked_batch(groups[start : start + per_batch], length)
+        batch = ranked_batch(groups[start : start + per_batch], length, model.config.can_branch)
         moved = {key: column.to(device) for key, column in batch.items()}
-        output = model(moved["ids"], moved["positions"], moved["documents"])
+        output = model(**inputs(moved))
         found += answer_logprobs(output, moved).cpu().tolist()
     model.train(training)
     values = iter(found)

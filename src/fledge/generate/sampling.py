@@ -110,20 +110,34 @@ def sample(
     chosen_from = raw if bias is None else raw + bias
     if seen is not None and counts is not None:
         chosen_from = penalise(chosen_from, how, seen, counts)
+    weights, ids, mass = weigh(chosen_from, how)
+    if chosen_from is not raw:
+        mass = weigh(raw, replace(how, greedy=True))[2]
+    if weights is not None:
+        drawn = draw(truncate(weights, how), uniforms)
+        ids = torch.where(how.temperature == 0, ids, drawn) if how.greedy_some else drawn
+    return ids, raw.gather(-1, ids[:, None])[:, 0] - mass
+
+
+def by_kernels(scores: Tensor) -> bool:
+    """Whether compiled kernels weigh and draw: on CPUs."""
+    return scores.device.type == "cpu"
+
+
+def weigh(scores: Tensor, how: Settings) -> tuple[Tensor | None, Tensor, Tensor]:
+    """scores: [B, V] float32. Returns exp((score - largest) / temperature) [B, V], or None if every row is greedy;
+    the id of the largest score [B]; log Σ exp(score) [B]."""
+    temperature = how.temperature.clamp_min(1e-6) if how.scaled or how.greedy_some else None
+    if by_kernels(scores):
+        from fledge.generate.native.draw import weighed  # compiled code is loaded by who needs it
+
+        return weighed(scores, temperature, keep=not how.greedy)
+    top, ids = scores.max(-1)
+    weights = scores - top[:, None]
+    mass = top + weights.exp().sum(-1).log()
     if how.greedy:
-        ids = chosen_from.argmax(-1)
-        return ids, _at(raw, ids) - raw.logsumexp(-1)
-    top = chosen_from.amax(-1, keepdim=True)
-    weights = chosen_from - top  # from here on in place: at this size fresh memory costs more than arithmetic
-    if how.scaled or how.greedy_some:
-        weights /= how.temperature.clamp_min(1e-6)[:, None]
-    weights.exp_()
-    ids = draw(truncate(weights, how), uniforms)
-    if how.greedy_some:
-        ids = torch.where(how.temperature == 0, chosen_from.argmax(-1), ids)
-    if how.scaled or how.greedy_some or how.penalised or bias is not None:
-        return ids, _at(raw, ids) - raw.logsumexp(-1)
-    return ids, _at(raw, ids) - top[:, 0] - weights.sum(-1).log()
+        return None, ids, mass
+    return (weights if temperature is None else weights / temperature[:, None]).exp_(), ids, mass
 
 
 def penalise(logits: Tensor, how: Settings, seen: Tensor, counts: Tensor) -> Tensor:
@@ -166,6 +180,10 @@ def truncate(weights: Tensor, how: Settings) -> Tensor:
 
 def draw(weights: Tensor, uniforms: Tensor) -> Tensor:
     """Invert the cumulative distribution. weights: [B, V] >= 0; uniforms: [B] in [0, 1). Returns ids [B]."""
+    if by_kernels(weights):
+        from fledge.generate.native.draw import picked
+
+        return picked(weights, uniforms.double())
     cumulative = weights.cumsum(-1)
     total = cumulative[:, -1]
     # Rounding must neither run past the end nor land on a token of weight 0.
@@ -183,7 +201,3 @@ def _mix(x: Tensor) -> Tensor:
     x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * -0x40A7B892E31B1A47
     x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * -0x6B2FB644ECCEEE15
     return x ^ ((x >> 31) & 0x1FFFFFFFF)
-
-
-def _at(values: Tensor, ids: Tensor) -> Tensor:
-    return values.gather(-1, ids[:, None])[:, 0]

@@ -118,6 +118,11 @@ class ModelConfig(Config):
         return int(self.head_size * self.rope_fraction)
 
     @property
+    def can_branch(self) -> bool:
+        """Whether texts with the same beginning can share it in a row: where no rule counts distances along the row."""
+        return self.shape == "decoder" and self.window is None and self.positions not in ("alibi", "buckets")
+
+    @property
     def out_width(self) -> int:
         """The width of the hidden states that heads read."""
         return self.embedding_width or self.width

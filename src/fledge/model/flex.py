@@ -36,7 +36,7 @@ class Flexed:
 def rule_of(visible: Visibility) -> Index:
     """Whether query q of row b sees key k: `Visibility.allowed`, one pair at a time."""
     documents, theirs, prefix, order = visible.documents, visible.key_documents, visible.prefix, visible.order
-    window, causal = visible.window, visible.causal
+    branches, window, causal = visible.branches, visible.window, visible.causal
 
     def sees(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         if order is not None:
@@ -48,6 +48,8 @@ def rule_of(visible: Visibility) -> Index:
             allowed = k >= 0
         if theirs is not None:
             allowed = allowed & (theirs[b, k] != 0 if documents is None else documents[b, q] == theirs[b, k])
+        if branches is not None:
+            allowed = allowed & ((branches[b, k] == 0) | (branches[b, k] == branches[b, q]))
         if window is not None:
             allowed = allowed & (k > q - window) & (k < q + window)
         return allowed

@@ -102,6 +102,7 @@ class Headed(nn.Module):
         source_documents: Tensor | None = None,
         prefix: Tensor | None = None,
         order: Tensor | None = None,
+        branches: Tensor | None = None,
         memory: Memory | None = None,
     ) -> tuple[Tensor, Auxiliary]:
         """Hidden states [B,T,E] of ids [B,T], and the losses of the routers on the way."""
@@ -110,7 +111,7 @@ class Headed(nn.Module):
             memory = self.backbone.encode(source_ids, source_positions, source_documents, routed=routed)
         hidden = self.backbone(
             ids, positions, documents, cache,
-            token_types=token_types, prefix=prefix, order=order, memory=memory, routed=routed,
+            token_types=token_types, prefix=prefix, order=order, branches=branches, memory=memory, routed=routed,
         )  # fmt: skip
         if not routed:
             return hidden, {}

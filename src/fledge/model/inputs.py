@@ -12,6 +12,7 @@ INPUTS = (
     "source_documents",
     "prefix",
     "order",
+    "branches",
 )
 
 
@@ -19,6 +20,6 @@ def inputs(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """The inputs that are present in a batch, for model(**inputs(batch)).
 
     ids, positions, documents, token_types [B,T]; source_ids, source_positions, source_documents [B,S]; prefix [B,T]
-    bool; order [B,T] int. What they mean: `Transformer.forward`.
+    bool; order, branches [B,T] int. What they mean: `Transformer.forward`.
     """
     return {name: batch[name] for name in INPUTS if name in batch}

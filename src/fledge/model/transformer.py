@@ -126,6 +126,7 @@ class Stack(nn.Module):
         cache: Cache | None = None,
         prefix: Tensor | None = None,
         order: Tensor | None = None,
+        branches: Tensor | None = None,
     ) -> Mask:
         """Who sees whom in x [B,T,E], as `Transformer.forward` says it."""
         window, bias, time = self.config.window, self.bias(), x.shape[1]
@@ -133,7 +134,7 @@ class Stack(nn.Module):
             visible = Visibility(positions, cache.reach, self.causal, window, bias=bias)
         else:
             steps = torch.arange(time, device=x.device)
-            visible = Visibility(steps, time, self.causal, window, documents, documents, prefix, order, bias)
+            visible = Visibility(steps, time, self.causal, window, documents, documents, prefix, order, branches, bias)
         return mask_of(visible, x, self.config.heads, self.config.head_size)
 
 
@@ -206,6 +207,7 @@ class Transformer(Stack):
         token_types: Tensor | None = None,
         prefix: Tensor | None = None,
         order: Tensor | None = None,
+        branches: Tensor | None = None,
         memory: Memory | None = None,
         routed: list[Routing] | None = None,
     ) -> Tensor:
@@ -216,12 +218,13 @@ class Transformer(Stack):
         token_types [B,T]: 0 by default. prefix [B,T] bool: these are seen by their whole document, also backwards.
         order [B,T]: each token sees those of a lower order, and itself; an entry -1-r is a query slot of rank r that
         nobody else sees, so [content | slots] in one row is two-stream attention with shared weights.
+        branches [B,T]: a document may branch: 0 is the trunk, others see the trunk and themselves (`can_branch`).
         memory: of `encode`; a token sees what belongs to its document there (without documents: all but padding).
         routed: where mixtures of experts note what their routers did.
         """
         x = self.embedded(ids, positions, token_types)
         around = Surroundings(
-            mask=self.mask(x, positions, documents, cache, prefix, order),
+            mask=self.mask(x, positions, documents, cache, prefix, order, branches),
             turn=self.turn(ids, positions),
             positions=positions,
             cache=cache,

@@ -1,7 +1,8 @@
 """Who sees whom: the one rule of attention, from which masks are made.
 
 A query sees a key iff all of these hold: the key is in its document; it is not in the query's future (causal stacks),
-unless it belongs to the document's prefix; it is inside the window; and, where an order of factorisation is given
+unless it belongs to the document's prefix; it is inside the window; it is on the query's branch, or on the trunk that
+a document's branches share; and, where an order of factorisation is given
 (permutation language modelling, arXiv:1906.08237), it comes earlier in that order or is the query itself.
 
 On what is visible lies a bias by distance: ALiBi's slope or T5's learned bucket.
@@ -39,7 +40,8 @@ class Bias:
 class Visibility:
     """The rule for one call: where queries stand ([T], or [B,T] in a cache) among S keys, and what bounds them.
 
-    documents [B,T] and key_documents [B,S]: of queries and keys. prefix [B,S] bool. order [B,S] int, from 0: a
+    documents [B,T] and key_documents [B,S]: of queries and keys. prefix [B,S] bool. branches [B,S] int, of queries and
+    keys: 0 is the trunk (not with a window or a bias, which count distances along the row). order [B,S] int, from 0: a
     negative entry -1-r is a query slot of rank r, which sees what came before rank r and is seen by nobody else.
     """
 
@@ -51,12 +53,13 @@ class Visibility:
     key_documents: Tensor | None = None
     prefix: Tensor | None = None
     order: Tensor | None = None
+    branches: Tensor | None = None
     bias: Bias | None = None
 
     @property
     def trivial(self) -> bool:
         """Whether nothing but causality (or nothing at all) bounds what is seen, and no bias lies on it."""
-        bounds = (self.window, self.key_documents, self.prefix, self.order, self.bias)
+        bounds = (self.window, self.key_documents, self.prefix, self.order, self.branches, self.bias)
         return self.queries.ndim == 1 and all(bound is None for bound in bounds)
 
     def allowed(self, part: slice = slice(None)) -> Tensor:
@@ -79,6 +82,9 @@ class Visibility:
                 allowed = allowed & (self.key_documents != 0)[:, None, :]
             else:
                 allowed = allowed & (self.documents[:, part, None] == self.key_documents[:, None, :])
+        if self.branches is not None:
+            theirs = self.branches[:, None, :]
+            allowed = allowed & ((theirs == 0) | (theirs == self.branches[:, part, None]))
         if self.window is not None:
             near = steps > where - self.window
             allowed = allowed & (near if self.causal else near & (steps < where + self.window))

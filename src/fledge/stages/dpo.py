@@ -14,7 +14,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from pydantic import Field
-from torch import nn
 
 from fledge.checkpoint.directory import load_model, read_config, save_model
 from fledge.core.device import autocast, pick_device, pick_dtype
@@ -26,6 +25,7 @@ from fledge.data.rankings import Ranked, RankedStream
 from fledge.evaluate.calibration import preference_calibration
 from fledge.evaluate.scoring import score_answers
 from fledge.evaluate.statistics import proportion
+from fledge.model.heads import Headed
 from fledge.objectives.preference import direct
 from fledge.stages.preflight import (
     check_finite,
@@ -90,7 +90,9 @@ def dpo(config: DpoConfig, out: Path, log: Log) -> dict[str, Any]:
         known = referenced([groups[i] for i in kept], reference_of(config, model), config.length)
     train = [group for i, group in zip(kept, known, strict=True) if not held[i]]
     test = [(group, comparisons[i]) for i, group in zip(kept, known, strict=True) if held[i]]
-    stream = RankedStream(train, config.length, config.prompts_per_step, config.microbatches, config.seed)
+    stream = RankedStream(
+        train, config.length, config.prompts_per_step, config.microbatches, config.seed, branching=shape.can_branch
+    )
     steps = max(1, round(config.epochs * stream.steps_per_epoch))
     log.say(
         f"{len(train):,} prompts to learn from, {len(test):,} held out; {steps:,} steps of {stream.per_step}; "
@@ -118,7 +120,7 @@ def with_prompt(comparison: Comparison, tokenizer: Tokenizer) -> Ranked:
     return replace(to_ranked(comparison, tokenizer), prompt=len(prompt))
 
 
-def reference_of(config: DpoConfig, model: nn.Module) -> nn.Module:
+def reference_of(config: DpoConfig, model: Headed) -> Headed:
     """The reference model: the one that will be trained, before it is, or the one that was named."""
     if config.reference is None:
         return model
@@ -126,18 +128,18 @@ def reference_of(config: DpoConfig, model: nn.Module) -> nn.Module:
         raise FledgeError(
             f"{config.reference} has another vocabulary than {config.model}", "give a reference with the same tokenizer"
         )
-    reference: nn.Module = load_model(config.reference, device=next(model.parameters()).device, head="language")
+    reference: Headed = load_model(config.reference, device=next(model.parameters()).device, head="language")
     return reference
 
 
-def referenced(groups: Sequence[Ranked], model: nn.Module, length: int) -> list[Ranked]:
+def referenced(groups: Sequence[Ranked], model: Headed, length: int) -> list[Ranked]:
     """The groups with log π_ref of each answer."""
     found = score_answers(model, groups, length)
     return [replace(group, reference=tuple(values)) for group, values in zip(groups, found, strict=True)]
 
 
 def on_held_out(
-    model: nn.Module, test: Sequence[tuple[Ranked, Comparison]], config: DpoConfig, log: Log
+    model: Headed, test: Sequence[tuple[Ranked, Comparison]], config: DpoConfig, log: Log
 ) -> dict[str, Any]:
     """Accuracy and calibration of the reward that the policy implies, and how far answers moved, on held-out pairs."""
     groups = [group for group, _ in test]

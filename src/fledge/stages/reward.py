@@ -81,7 +81,9 @@ def reward(config: RewardConfig, out: Path, log: Log) -> dict[str, Any]:
     check_memory(shape, device, config.tokens_per_microbatch, config.length, copies=0, log=log)
     model = load_model(config.model, device=device, head="scalar")
     check_finite(model, str(config.model))
-    stream = RankedStream(train, config.length, config.prompts_per_step, config.microbatches, config.seed)
+    stream = RankedStream(
+        train, config.length, config.prompts_per_step, config.microbatches, config.seed, branching=shape.can_branch
+    )
     steps = max(1, round(config.epochs * stream.steps_per_epoch))
     log.say(f"{len(train):,} prompts to learn from, {len(test):,} held out; {steps:,} steps of {stream.per_step}")
     session = Session(config, model, stream, steps, out, log, "reward")

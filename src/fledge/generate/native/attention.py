@@ -14,7 +14,7 @@ import numpy as np
 from numba import carray, cfunc, njit, types
 
 from fledge.generate.native.llvm import LANES
-from fledge.generate.native.numbers import bits, exp, floats, halves, integer, number, number_of_half, shortened, store
+from fledge.generate.native.numbers import exp, floats, halves, integers, largest, number_of_half, shortened, store
 from fledge.generate.native.stream import read
 from fledge.generate.native.threads import HOW, take
 from fledge.generate.native.vectors import (
@@ -85,7 +85,7 @@ def turn(data):  # type: ignore[no-untyped-def]
             break
         for row in range(first, min(first + p.grain, p.rows)):
             read(p, row, len(held), held)
-            position, place = integer(p.positions, row), integer(p.places, row)
+            position, place = integers(p.positions, row, 1)[0], integers(p.places, row, 1)[0]
             for head in range(turned + p.kv_heads):
                 x = held[head * size : (head + 1) * size]
                 if head < turned:
@@ -166,11 +166,7 @@ def mix(weights, seen, values, size, half, out):  # type: ignore[no-untyped-def]
 @njit(**HOW)
 def softmax(x):  # type: ignore[no-untyped-def]
     """x = e^(x - max); returns what to divide it by."""
-    most, mass = np.int32(-(2**31)), np.float32(0)
-    for s in range(len(x)):  # as integers, floats have the same order if the negative ones are turned round
-        b = bits(x[s])
-        most = max(most, np.int32(b ^ ((b >> np.int32(31)) & np.int32(0x7FFFFFFF))))
-    top = number(np.int32(most ^ ((most >> np.int32(31)) & np.int32(0x7FFFFFFF))))
+    top, mass = largest(x), np.float32(0)
     for s in range(len(x)):
         x[s] = exp(x[s] - top)
         mass += x[s]
@@ -180,10 +176,10 @@ def softmax(x):  # type: ignore[no-untyped-def]
 @njit(**HOW)
 def attend_group(p, row, head, room):  # type: ignore[no-untyped-def]
     """The attention of a token's queries that share a key-value head. room [S]."""
-    size, group, end = p.size, p.heads // p.kv_heads, integer(p.positions, row) + 1
+    size, group, end = p.size, p.heads // p.kv_heads, integers(p.positions, row, 1)[0] + 1
     low = max(0, end - p.window) if p.window else 0
     weights, scores = room[: end - low], room.ctypes.data
-    at = ((integer(p.places, row) * p.kv_heads + head) * p.length + low) * size * (2 if p.cache_kind else 4)
+    at = ((integers(p.places, row, 1)[0] * p.kv_heads + head) * p.length + low) * size * (2 if p.cache_kind else 4)
     for query in range(head * group, (head + 1) * group):
         own = 4 * (row * p.heads + query) * size
         dots(p.q + own, size, p.keys + at, p.cache_kind, scores, end - low)

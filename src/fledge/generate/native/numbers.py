@@ -14,8 +14,8 @@ from fledge.generate.native.threads import HOW
 LEVELS = 127  # of 8 bits, on either side of 0, for which LEVELS stands
 KINDS = (torch.float32, torch.bfloat16, torch.uint8)
 
-_float32, _bfloat16, _int64 = pointer(types.float32), pointer(types.uint16), pointer(types.int64)
-_uint8 = pointer(types.uint8)
+_float32, _float64, _bfloat16 = pointer(types.float32), pointer(types.float64), pointer(types.uint16)
+_int64, _uint8 = pointer(types.int64), pointer(types.uint8)
 bits = same_bits(types.float32, types.int32, ir.IntType(32))
 number = same_bits(types.int32, types.float32, ir.FloatType())
 
@@ -33,9 +33,15 @@ def halves(address, place, count):  # type: ignore[no-untyped-def]
 
 
 @njit(**HOW)
-def integer(address, place):  # type: ignore[no-untyped-def]
-    """One int64."""
-    return carray(_int64(address + 8 * place), (1,))[0]
+def doubles(address, place, count):  # type: ignore[no-untyped-def]
+    """`count` float64."""
+    return carray(_float64(address + 8 * place), (count,))
+
+
+@njit(**HOW)
+def integers(address, place, count):  # type: ignore[no-untyped-def]
+    """`count` int64."""
+    return carray(_int64(address + 8 * place), (count,))
 
 
 @njit(inline="always", **HOW)
@@ -67,6 +73,17 @@ def exp(x):  # type: ignore[no-untyped-def]
     y = y * r + np.float32(5.0000001201e-1)
     y = y * r * r + r + np.float32(1)
     return y * number(np.int32(np.int32(k + np.int32(127)) << np.int32(23)))
+
+
+@njit(**HOW)
+def largest(x):  # type: ignore[no-untyped-def]
+    """The largest of some float32. Compared as integers, which vectorises where NaN must stay above all: they have the
+    same order if the negative ones are turned round."""
+    most = np.int32(-(2**31))
+    for i in range(len(x)):
+        b = bits(x[i])
+        most = max(most, np.int32(b ^ ((b >> np.int32(31)) & np.int32(0x7FFFFFFF))))
+    return number(np.int32(most ^ ((most >> np.int32(31)) & np.int32(0x7FFFFFFF))))
 
 
 @njit(**HOW)
