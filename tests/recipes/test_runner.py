@@ -10,14 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from rich.console import Console
 
 from fledge.core.errors import FledgeError
 from fledge.core.log import Log
+from fledge.model.config import ModelConfig
 from fledge.recipes.runner import Step, plan, read_recipe, recipe_names, run_recipe
+from fledge.stages import preflight
+from fledge.stages.preflight import check_memory
 
 QUIET = Log(quiet=True)
+COPIES = {"pretrain": 0, "base_large": 0, "sft": 0, "reward": 0, "ppo": 8, "ppo_without_ptx": 8}  # frozen or moments
 
 
 @pytest.fixture
@@ -264,6 +269,16 @@ def test_the_recipes_that_come_along_can_be_planned(name: str, tiny: Path, tmp_p
         steps = plan(content, tmp_path / "run", scale, overrides)
         assert len(steps) == len(content["steps"])
         assert len({step.mark for step in steps}) == len(steps)
+
+
+def test_the_gpu_scale_passes_preflight_on_a_card_of_80_gb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its sizes cannot be trained with here; the estimate of their memory can be asked."""
+    monkeypatch.setattr(preflight, "free_memory", lambda device: 75 << 30)
+    steps = {step.name: step.config for step in plan(read_recipe("pydoc"), tmp_path / "run", "gpu")}
+    depths = {name: steps["base_large" if name == "base_large" else "pretrain"].depth for name in COPIES}
+    for name, copies in COPIES.items():
+        config, shape = steps[name], ModelConfig.sized(depths[name], steps["tokenizer"].vocab_size, 512)
+        check_memory(shape, torch.device("cpu"), config.tokens_per_microbatch, config.length, copies, QUIET)
 
 
 def test_two_at_once(recipe: Path, tmp_path: Path) -> None:
