@@ -35,7 +35,7 @@ class Ranked:
         return np.arange(size) >= (size if self.prompt is None else self.prompt)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Tree:
     """Some answers to one prompt as one document: the trunk they begin with, then what is left of each, its branch."""
 

@@ -1,7 +1,7 @@
 """Kernels that draw tokens: `weigh` makes weights of scores, `pick` draws by them.
 
-With torch they are seven passes over all scores, and a sum of one number after the other; here two. What a row gets
-depends on that row alone, to the bit.
+With torch each of seven operators passes over the scores of all rows; here a row stays in the cache until it is done.
+What a row gets depends on that row alone, to the bit.
 
 Shapes: B rows, V vocabulary.
 """
