@@ -26,9 +26,10 @@ from transformers import AutoTokenizer, PrinterCallback, Trainer, TrainerCallbac
 from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
 from fledge.checkpoint.directory import load_model, save_model
+from fledge.data.branches import Answers
 from fledge.data.packing import Example
 from fledge.data.stream import Stream
-from fledge.evaluate.scoring import score_sequences
+from fledge.evaluate.scoring import score_groups
 from fledge.generate.engine import Completion, Engine, Request
 from fledge.model.config import ModelConfig
 from fledge.model.heads import LanguageModel
@@ -137,11 +138,11 @@ def fledge_step(
             [Request(ids, new, seed=first + i, stop_ids=(tokenizer.eos_id,)) for i, ids in enumerate(asked)]
         )
 
-    def score(sequences: list[list[int]]) -> torch.Tensor:
+    def score(groups: list[Answers]) -> torch.Tensor:
         if reward_model:
             with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-                return score_sequences(scorer, sequences, PROMPT + new)
-        return torch.tensor([variety(ids[PROMPT:]) for ids in sequences])
+                return score_groups(scorer, groups, PROMPT + new)
+        return torch.tensor([variety(ids[PROMPT:]) for group in groups for ids in group.ids])
 
     both = ActorCritic(policy, values if critic else None)
     shape = {"answers_per_iteration": answers, "epochs": 1, "minibatches": 1}

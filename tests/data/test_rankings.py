@@ -26,7 +26,7 @@ GROUPS = [
 def known(groups: list[Ranked]) -> list[Ranked]:
     """With what a reference thinks of them."""
     return [
-        Ranked(g.ids, g.ranks, g.weight, g.prompt, tuple(-0.5 * i - len(ids) for i, ids in enumerate(g.ids)))
+        Ranked(g.ids, g.ranks, g.weight, tuple(-0.5 * i - len(ids) for i, ids in enumerate(g.ids)), prompt=g.prompt)
         for g in groups
     ]
 

@@ -13,6 +13,7 @@ from fledge.core.config import make_config
 from fledge.core.errors import FledgeError
 from fledge.core.files import read_jsonl
 from fledge.core.log import Log
+from fledge.data.branches import Answers
 from fledge.evaluate.scoring import score_sequences
 from fledge.stages import load_stage
 from fledge.stages.evaluate import answers_given
@@ -21,6 +22,7 @@ from fledge.text.tokenizer import Tokenizer
 
 QUIET, CPU = Log(quiet=True), torch.device("cpu")
 SEQUENCES = [[5, 6, 7], [9, 8, 7, 6, 5], [40, 41]]
+GROUPS = [Answers((tuple(ids),)) for ids in SEQUENCES]
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +48,7 @@ def raw(path: Path) -> torch.Tensor:
 def test_each_is_measured_by_its_own_demonstrations(two: dict[str, Path]) -> None:
     judges = Judges(two, {"harsh": 0.5}, 32, CPU, QUIET)
     kind, harsh = (raw(two["kind"]) - 0.5) / 0.1, (raw(two["harsh"]) + 2.0) / 4.0
-    torch.testing.assert_close(judges(SEQUENCES), kind + 0.5 * harsh, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(judges(GROUPS), kind + 0.5 * harsh, atol=1e-4, rtol=1e-4)
     assert judges.numbers() == pytest.approx(
         {"reward_kind": float(kind.mean()), "reward_harsh": float(harsh.mean())}, abs=1e-4
     )
@@ -56,7 +58,7 @@ def test_each_is_measured_by_its_own_demonstrations(two: dict[str, Path]) -> Non
 
 def test_one_alone_keeps_its_scale(two: dict[str, Path]) -> None:
     judges = Judges(two["kind"], {}, 32, CPU, QUIET)
-    torch.testing.assert_close(judges(SEQUENCES), raw(two["kind"]) - 0.5, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(judges(GROUPS), raw(two["kind"]) - 0.5, atol=1e-5, rtol=1e-4)
     assert judges.numbers() == {}
 
 

@@ -11,6 +11,7 @@ from fledge.checkpoint.directory import load_model
 from fledge.core.config import make_config
 from fledge.core.errors import FledgeError
 from fledge.core.log import Log
+from fledge.data.branches import Answers
 from fledge.generate.engine import Engine
 from fledge.stages.grpo import GrpoConfig, grpo
 from fledge.stages.ppo import PpoConfig, ppo
@@ -25,7 +26,7 @@ both = pytest.mark.parametrize("stage", STAGES)
 
 
 def run(tiny: Path, out: Path, stage: str = "ppo", **changes: Any) -> dict[str, Any]:
-    rollouts = {"answers_per_iteration": 8, "epochs": 2, "minibatches": 2} | changes.pop("rollouts", {})
+    rollouts = {"answers_per_iteration": 8, "group": 2, "epochs": 2, "minibatches": 2} | changes.pop("rollouts", {})
     settings: dict[str, Any] = {
         "policy": tiny / "base", "reward": tiny / "reward", "prompts": tiny / "prompts.jsonl",
         "length": 64, "tokens_per_step": 1024, "max_new_tokens": 8, "iterations": 2, "dtype": "float32",
@@ -92,12 +93,12 @@ def test_it_raises_the_reward_it_is_given(
     """A reward of one for every "z" in an answer: they become more, beyond what chance would do."""
     (wanted,) = Tokenizer.load(tiny / "base").encode("z")
 
-    def zs(model: Any, sequences: list[list[int]], length: int) -> torch.Tensor:
-        return torch.tensor([float(ids.count(wanted)) for ids in sequences])
+    def zs(model: Any, groups: list[Answers], length: int) -> torch.Tensor:
+        return torch.tensor([float(ids.count(wanted)) for group in groups for ids in group.ids])
 
-    monkeypatch.setattr("fledge.stages.judging.score_sequences", zs)
+    monkeypatch.setattr("fledge.stages.judging.score_groups", zs)
     optimizer = {"name": "adamw", "learning_rate": 3e-2}
-    rollouts = {"answers_per_iteration": 48, "kl_coefficient": 0.0}
+    rollouts = {"answers_per_iteration": 48, "group": 8, "kl_coefficient": 0.0}
     run(tiny, tmp_path / "out", stage, iterations=7, max_new_tokens=6, optimizer=optimizer, rollouts=rollouts)
     found = iterations(tmp_path / "out")
     assert [row["iteration"] for row in found] == list(range(7))
@@ -111,7 +112,10 @@ def test_it_raises_the_reward_it_is_given(
 def test_rewards_are_measured_from_the_demonstrations(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fledge.stages.judging.score_sequences", lambda model, ids, length: torch.full([len(ids)], 3.0))
+    def three(model: Any, groups: list[Answers], length: int) -> torch.Tensor:
+        return torch.full([sum(len(group.ids) for group in groups)], 3.0)
+
+    monkeypatch.setattr("fledge.stages.judging.score_groups", three)
     assert run(tiny, tmp_path / "out", iterations=1)["last"]["reward"] == pytest.approx(3.0 - 0.25)
 
 

@@ -11,8 +11,10 @@ from tiny_models import VOCABULARY, Tiny, TinyCritic, text_batch
 from torch import Tensor, nn
 
 from fledge.core.errors import FledgeError
+from fledge.data.branches import Answers
 from fledge.model.config import ModelConfig
 from fledge.model.heads import build as build_model
+from fledge.model.inputs import inputs
 from fledge.objectives import grpo, ppo
 from fledge.objectives.policy import advantages
 from fledge.train.actor_critic import ActorCritic
@@ -52,9 +54,9 @@ def sampler(policy: nn.Module, seed: int = 0) -> Any:
     return sample
 
 
-def share_of_wanted(sequences: list[list[int]]) -> Tensor:
+def shares_of_wanted(groups: list[Answers]) -> Tensor:
     """A hand-made reward: how often the wanted token is said."""
-    return torch.tensor([sequence.count(WANTED) / LONGEST for sequence in sequences])
+    return torch.tensor([ids.count(WANTED) / LONGEST for group in groups for ids in group.ids])
 
 
 class PretrainingRows:
@@ -77,7 +79,7 @@ def begin(config: CriticConfig | GroupConfig, ptx: PretrainingRows | None = None
     critic = None if isinstance(config, GroupConfig) else TinyCritic(2)
     model, reference = ActorCritic(Tiny(1), critic), Tiny(1)
     rollouts = Rollouts(
-        model, reference, PROMPTS, sampler(model.policy), share_of_wanted, estimator,
+        model, reference, PROMPTS, sampler(model.policy), shares_of_wanted, estimator,
         length=16, rows_per_microbatch=3, seed=5, ptx=ptx,
     )  # fmt: skip
     return model, rollouts
@@ -154,7 +156,7 @@ def test_real_models_agree_packed_and_alone() -> None:
             p.add_(0.3 * torch.randn_like(p))
     model = ActorCritic(policy, build_model(shape.model_copy(update={"head": "scalar"})))
     rollouts = Rollouts(
-        model, reference, PROMPTS, sampler(policy), share_of_wanted, Critic(SMALL),
+        model, reference, PROMPTS, sampler(policy), shares_of_wanted, Critic(SMALL),
         length=32, rows_per_microbatch=3,
     )  # fmt: skip
     steps = list(fit(model, rollouts, ppo, build(model, OptimizerConfig(learning_rate=1e-3)), steps=12))
@@ -162,6 +164,65 @@ def test_real_models_agree_packed_and_alone() -> None:
     assert rollouts.iteration.numbers["logprob_disagreement"] < 1e-5
     assert steps[0].parts["kl_old_k3"] < 1e-6, "the first update starts at the policy that answered"
     assert steps[-1].parts["kl_old_k3"] > 1e-6
+
+
+@pytest.mark.parametrize("what", ["ppo", "grpo"])
+def test_answers_that_share_their_prompt_teach_the_same(what: str) -> None:
+    """Against each answer in a document of its own: what was measured, every step's loss, and every gradient."""
+    shape = ModelConfig(
+        vocab_size=VOCABULARY, width=16, layers=2, heads=2, kv_heads=1, head_size=8, hidden=24, context=32
+    )
+    torch.manual_seed(0)
+    heads = ("language", "language", "scalar")
+    policy, reference, critic = (build_model(shape.model_copy(update={"head": head})) for head in heads)
+    for net in (policy, reference, critic):
+        net.double()
+        with torch.no_grad():
+            for p in net.parameters():
+                p.add_(0.3 * torch.randn_like(p))
+    sizes = {"answers_per_iteration": 24, "group": 4, "epochs": 1, "minibatches": 2}
+    estimator = Critic(CriticConfig(**sizes)) if what == "ppo" else Group(GroupConfig(**sizes))
+    model = ActorCritic(policy, critic if what == "ppo" else None)
+    found = []
+    for branching in (False, True):
+        rollouts = Rollouts(
+            model, reference, [4 * prompt for prompt in PROMPTS], sampler(policy), shares_of_wanted, estimator,
+            length=32, rows_per_microbatch=2, branching=branching,
+        )  # fmt: skip
+        steps = [next(rollouts) for _ in range(2)]
+        tokens = sum(int((batch["documents"] > 0).sum()) for step in steps for batch in step)
+        for step in steps:
+            model.zero_grad()
+            losses = [(ppo if what == "ppo" else grpo)(model(**inputs(batch)), batch) for batch in step]
+            sum(loss.sum for loss in losses).backward()
+            gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+            found.append((rollouts.iteration, tokens, sum(float(loss.sum.detach()) for loss in losses), gradients))
+    for plain, shared in zip(found[:2], found[2:]):
+        assert shared[1] < 0.8 * plain[1], "the prompt stands there once"
+        assert [shared[0].prompts, shared[0].answers] == [plain[0].prompts, plain[0].answers]
+        for name in plain[0].numbers.keys() - {"sample_seconds", "rollout_seconds"}:
+            assert shared[0].numbers[name] == pytest.approx(plain[0].numbers[name], abs=1e-5), name
+        assert shared[2] == pytest.approx(plain[2], abs=1e-4)
+        assert len(shared[3]) == len(plain[3]) > 10
+        for one, other in zip(plain[3], shared[3]):
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+
+
+def test_scores_are_clipped_before_the_penalty(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, rollouts = begin(SMALL.model_copy(update={"reward_clip": 0.2}))
+    rollouts.score = lambda groups: 4 * shares_of_wanted(groups) - 1
+    seen: list[Tensor] = []
+    estimate = rollouts.estimator.estimate
+    monkeypatch.setattr(rollouts.estimator, "estimate", lambda found: (seen.append(found.scores), estimate(found))[1])
+    next(rollouts)
+    found = rollouts.iteration
+    assert min(found.scores) == -1
+    assert max(found.scores) < -0.2 or max(found.scores) > 0.2
+    clipped = [max(-0.2, min(0.2, score)) for score in found.scores]
+    ended = [answer[-1] == END for answer in found.answers]
+    assert seen[0].tolist() == pytest.approx([c - (0 if e else 0.5) for c, e in zip(clipped, ended)])
+    assert found.numbers["reward"] == pytest.approx(sum(found.scores) / 11)
+    assert found.numbers["reward_clipped"] == pytest.approx(sum(abs(s) > 0.2 for s in found.scores) / 11)
 
 
 def test_prompts_come_in_reshuffled_passes() -> None:
@@ -291,7 +352,7 @@ def test_answers_longer_than_a_row_and_too_many_minibatches_are_refused() -> Non
     rollouts.length = 4
     with pytest.raises(FledgeError, match="a row holds 4"):
         next(rollouts)
-    with pytest.raises(FledgeError, match="2 answers cannot fill 3 minibatches"):
+    with pytest.raises(FledgeError, match="answers to 2 prompts cannot fill 3 minibatches"):
         begin(SMALL.model_copy(update={"answers_per_iteration": 2}))
 
 

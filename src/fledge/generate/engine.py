@@ -6,7 +6,7 @@ step computes for the dead. A request gives the same tokens alone and in any bat
 matrix products. Follows the shape of nano-vllm; continuous batching: Orca (Yu et al., OSDI 2022).
 
 The engine reads the model's weights at every step and changes nothing in it: it serves the very model that trains.
-Leaves out paged memory, prefix sharing and speculative decoding.
+Leaves out paged memory, prompts shared between runs and speculative decoding.
 
 Shapes: N live rows, V vocabulary, R requests, M longest completion.
 """

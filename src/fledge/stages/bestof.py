@@ -19,6 +19,7 @@ from fledge.core.device import autocast, pick_device, pick_dtype
 from fledge.core.files import write_jsonl
 from fledge.core.log import Log
 from fledge.core.nouns import Message
+from fledge.data.branches import Answers
 from fledge.data.columns import convert
 from fledge.data.readers import read
 from fledge.evaluate.statistics import mean
@@ -70,9 +71,13 @@ def bestof(config: BestofConfig, out: Path, log: Log) -> dict[str, Any]:
     asked = [prompt for prompt in prompts for _ in range(config.n)]
     sampling = Sampling(temperature=config.temperature)
     answers = ask(engine, tokenizer, asked, sampling, config.max_new_tokens, config.seed, log, f"best of {config.n}")
-    with autocast(device, dtype):
-        rewards = judges([ids[i // config.n] + answer.ids for i, answer in enumerate(answers)]).tolist()
     groups = [slice(start, start + config.n) for start in range(0, len(answers), config.n)]
+    whole = [
+        Answers(tuple((*prompt, *answer.ids) for answer in answers[group]))
+        for prompt, group in zip(ids, groups, strict=True)
+    ]
+    with autocast(device, dtype):
+        rewards = judges(whole).tolist()
     chosen = [group.start + best(answers[group], rewards[group]) for group in groups]
 
     write_jsonl(

@@ -5,25 +5,28 @@ them, so that the weights weigh what people care for and not how steep a model h
 scale, which the KL penalty is set against.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from rich.markup import escape
-from torch import Tensor, nn
+from torch import Tensor
 
 from fledge.checkpoint.directory import load_model, read_config
 from fledge.core.config import suggestion
 from fledge.core.errors import FledgeError
 from fledge.core.log import Log
-from fledge.evaluate.scoring import score_sequences
+from fledge.data.branches import Answers
+from fledge.evaluate.scoring import score_groups
+from fledge.model.heads import Headed
 from fledge.stages.preflight import check_finite
 
 ALONE = "reward"
 
 
 class Judges:
-    """Reward models by name. Called with sequences of token ids, it gives their rewards [N]: Σ weight · normalised
-    score. `latest`: what each said on that occasion, by name, normalised but not weighed."""
+    """Reward models by name. Called with answers to prompts, it gives their rewards [N]: Σ weight · normalised score.
+    `latest`: what each said on that occasion, by name, normalised but not weighed."""
 
     def __init__(
         self, reward: Path | dict[str, Path], weights: dict[str, float], length: int, device: torch.device, log: Log
@@ -36,7 +39,7 @@ class Judges:
                 raise FledgeError(f"reward_weights: there is no reward '{name}'", suggestion(name, paths, "rewards"))
         self.paths, self.length, self.latest = paths, length, dict[str, Tensor]()
         self.weights = {name: weights.get(name, 1.0) for name in paths}
-        self.models: dict[str, nn.Module] = {name: load_model(path, device=device) for name, path in paths.items()}
+        self.models: dict[str, Headed] = {name: load_model(path, device=device) for name, path in paths.items()}
         self.means, self.spreads = dict[str, float](), dict[str, float]()
         for name, path in paths.items():
             check_finite(self.models[name], str(path))
@@ -54,9 +57,9 @@ class Judges:
         """The directory of the reward model that weighs most: what a critic starts from."""
         return self.paths[max(self.weights, key=lambda name: abs(self.weights[name]))]
 
-    def __call__(self, sequences: list[list[int]]) -> Tensor:
+    def __call__(self, groups: Sequence[Answers]) -> Tensor:
         for name, model in self.models.items():
-            raw = score_sequences(model, sequences, self.length)
+            raw = score_groups(model, groups, self.length)
             self.latest[name] = (raw - self.means[name]) / self.spreads[name]
         return torch.stack([self.weights[name] * found for name, found in self.latest.items()]).sum(0)
 

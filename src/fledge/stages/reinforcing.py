@@ -11,6 +11,7 @@ from pydantic import Field
 from fledge.checkpoint.directory import load_model, read_config, save_model
 from fledge.core.device import autocast, pick_device, pick_dtype
 from fledge.core.log import Log
+from fledge.data.branches import Answers
 from fledge.data.stream import Stream
 from fledge.generate.engine import Completion, Engine, Request
 from fledge.generate.sampling import Sampling
@@ -114,14 +115,17 @@ def roll_out(found: Beginning, model: ActorCritic, estimator: Estimator, log: Lo
             ]
         )
 
-    def score(sequences: list[list[int]]) -> torch.Tensor:
+    def score(groups: list[Answers]) -> torch.Tensor:
         with autocast(found.device, found.dtype):
-            return found.judges(sequences)
+            return found.judges(groups)
 
+    models = (found.policy, found.reference, *found.judges.models.values())  # a critic begins as one of the judges
     mixed = estimator.config.ptx_coefficient > 0
     return Rollouts(
         model, found.reference, found.prompts, sample, score, estimator,
-        length=config.length, rows_per_microbatch=config.rows_per_microbatch, dtype=found.dtype, seed=config.seed,
+        length=config.length, rows_per_microbatch=config.rows_per_microbatch,
+        branching=estimator.group > 1 and all(each.config.can_branch for each in models),
+        dtype=found.dtype, seed=config.seed,
         ptx=pretraining(config, tokenizer, log) if mixed else None,
     )  # fmt: skip
 

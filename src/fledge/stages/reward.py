@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from rich.markup import escape
-from torch import nn
 
 from fledge.checkpoint.directory import load_model, read_config, save_model
 from fledge.core.device import pick_device
@@ -27,8 +26,9 @@ from fledge.data.columns import to_comparisons
 from fledge.data.rankings import Ranked, RankedStream
 from fledge.data.readers import read
 from fledge.evaluate.calibration import preference_calibration
-from fledge.evaluate.scoring import score_sequences
+from fledge.evaluate.scoring import score_groups, score_sequences
 from fledge.evaluate.statistics import proportion
+from fledge.model.heads import Headed
 from fledge.objectives.preference import ranking
 from fledge.stages.examples import answer_ids
 from fledge.stages.preflight import (
@@ -164,11 +164,10 @@ def fitting(groups: Sequence[Ranked], length: int, drop_long: bool, log: Log) ->
     return kept
 
 
-def scores(model: nn.Module, groups: Sequence[Ranked], length: int, session: Session) -> list[list[float]]:
+def scores(model: Headed, groups: Sequence[Ranked], length: int, session: Session) -> list[list[float]]:
     """The model's raw score of each answer of each group."""
-    flat = [ids for group in groups for ids in group.ids]
     with session.autocast():
-        values = iter(score_sequences(model, flat, length).tolist())
+        values = iter(score_groups(model, groups, length).tolist())
     return [[next(values) for _ in group.ids] for group in groups]
 
 
@@ -214,7 +213,7 @@ def by_pair(
 
 
 def demonstration_scale(
-    model: nn.Module, tokenizer: Tokenizer, config: RewardConfig, session: Session, log: Log
+    model: Headed, tokenizer: Tokenizer, config: RewardConfig, session: Session, log: Log
 ) -> dict[str, float]:
     """`reward_mean` and `reward_std` of the raw scores of demonstrations (at most 1,000): what rewards are measured
     from, and by. Without demonstrations the mean is 0 and the spread unknown."""

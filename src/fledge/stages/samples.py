@@ -12,7 +12,7 @@ from fledge.train.rollouts import Iteration
 
 
 def show_samples(found: Iteration, tokenizer: Tokenizer, count: int, out: Path, log: Log) -> None:
-    """The first answers of an iteration, on the console and in samples.jsonl."""
+    """The answers of an iteration to its first prompts, one each, on the console and in samples.jsonl."""
     rows: list[dict[str, Any]] = [
         {
             "iteration": found.index,
@@ -20,7 +20,9 @@ def show_samples(found: Iteration, tokenizer: Tokenizer, count: int, out: Path, 
             "answer": tokenizer.decode(answer),
             "reward": score,
         }
-        for prompt, answer, score in list(zip(found.prompts, found.answers, found.scores, strict=True))[:count]
+        for prompt, answer, score in list(zip(found.prompts, found.answers, found.scores, strict=True))[:: found.group][
+            :count
+        ]
     ]
     path = out / "samples.jsonl"
     write_jsonl(path, [*(read_jsonl(path) if path.is_file() else []), *rows])

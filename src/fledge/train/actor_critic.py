@@ -15,8 +15,8 @@ from fledge.objectives.loss import Projectable
 
 
 class ActorCritic(nn.Module):
-    """A language model `policy` and a scalar model `critic`, both called as model(ids, positions, documents); None
-    where nobody asks for values.
+    """A language model `policy` and a scalar model `critic`, both called as `Transformer.forward` says; None where
+    nobody asks for values.
 
     averaged: `.average` holds the mean of the policies at the calls of `.average.update_parameters(policy)`; it is part
     of the state, so that a resumed run goes on with it, and is not trained.
@@ -32,16 +32,14 @@ class ActorCritic(nn.Module):
         """The policy to keep: the mean, once there is one."""
         return self.average.module if self.average is not None and self.average.n_averaged else self.policy
 
-    def forward(
-        self, ids: Tensor, positions: Tensor | None = None, documents: Tensor | None = None
-    ) -> "ActorCriticOutput":
-        """ids, positions, documents [B,T] → `.policy` (hidden [B,T,E], weight [V,E]) and `.values` [B,T]."""
+    def forward(self, *args: Tensor, **columns: Tensor) -> "ActorCriticOutput":
+        """ids, positions, documents … [B,T] → `.policy` (hidden [B,T,E], weight [V,E]) and `.values` [B,T]."""
 
         def judged() -> Any:
             assert self.critic is not None, "there is no critic to ask"
-            return self.critic(ids, positions, documents)
+            return self.critic(*args, **columns)
 
-        return ActorCriticOutput(self.policy(ids, positions, documents), judged)
+        return ActorCriticOutput(self.policy(*args, **columns), judged)
 
 
 class ActorCriticOutput:

@@ -18,21 +18,21 @@ from fledge.train.rollouts import Answered, RolloutConfig
 
 
 class CriticConfig(RolloutConfig):
-    """`critic_warmup`: the first so many iterations train the critic alone, since the advantages of a critic that does
-    not know the returns yet are noise (arXiv:2504.05118 §4.1)."""
+    """`group` answers to each prompt, which share it in their row. `critic_warmup`: the first so many iterations train
+    the critic alone, since the advantages of one that does not know the returns yet are noise (arXiv:2504.05118 §4.1).
+    """
 
     gamma: float = 1.0
     lam: float = 0.95
+    group: int = Field(1, ge=1)
     critic_warmup: int = 0
 
 
 class Critic:
     """PPO's estimates. The output of the model has `.values` [B,L]."""
 
-    group = 1
-
     def __init__(self, config: CriticConfig) -> None:
-        self.config, self.warmup = config, config.critic_warmup
+        self.config, self.group, self.warmup = config, config.group, config.critic_warmup
 
     def note(self, output: Any) -> dict[str, Tensor]:
         """The critic's values."""

@@ -2,7 +2,8 @@
 
 An iteration answers prompts, scores the answers, has advantages estimated (`Estimator`: PPO's, GRPO's), and then yields
 `epochs` × `minibatches` optimizer steps of packed rows with every column that the loss reads; rows of pretraining text
-(the ptx term) join each step (arXiv:1707.06347, 2009.01325, 2203.02155).
+(the ptx term) join each step (arXiv:1707.06347, 2009.01325, 2203.02155). Several answers to one prompt share it in
+their row (`data/branches.py`).
 
 It has a position only *between* iterations: inside one, the answers belong to weights that are gone. The order of
 prompts and of minibatches follows from (seed, iteration), so a resumed run goes on to the same bits if `sample` is
@@ -11,6 +12,7 @@ deterministic in the iteration.
 Shapes: N answers of an iteration, T tokens of the longest one; B, L of packed rows.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,19 +20,24 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from fledge.core.config import Config
 from fledge.core.device import autocast
 from fledge.core.errors import FledgeError
-from fledge.data.packing import Batch, Example, Row, collate, pack
+from fledge.data.branches import Answers, answer_rows
+from fledge.data.packing import Batch, collate
+from fledge.model.inputs import inputs
 from fledge.objectives.language import IGNORED, logprobs_and_entropy
 from fledge.objectives.policy import AdaptiveKL, k1
 
 
 class RolloutConfig(Config):
     """KL is in nats per answer, summed over its tokens; `kl_target` None keeps the coefficient, `kl_stop` None never
-    stops. `ptx_coefficient`: weight of a pretraining token's mean loss beside the policy's mean loss per token."""
+    stops. `ptx_coefficient`: weight of a pretraining token's mean loss beside the policy's mean loss per token.
+    `reward_clip`: scores beyond ± so much count as so much; a reward model trained on rankings puts the worst answers
+    far below all others, which makes a policy that is not sure decline rather than try."""
 
     answers_per_iteration: int = 256
     epochs: int = 2
@@ -39,6 +46,7 @@ class RolloutConfig(Config):
     kl_target: float | None = None
     kl_gain: float = 0.1
     kl_stop: float | None = None
+    reward_clip: float | None = Field(None, gt=0)
     missing_eos_penalty: float = 1.0
     ptx_coefficient: float = 0.0
     logprob_tolerance: float = 0.05
@@ -65,8 +73,8 @@ class Pretraining(Protocol):
 
 @dataclass(frozen=True)
 class Answered:
-    """The answers of an iteration, measured: scores [N] less the penalty for an answer that did not end, mask [N,T]
-    bool, `tables` [N,T] of numbers per token (logprobs, reference, kl, entropy and what the estimator noted)."""
+    """The answers of an iteration, measured: scores [N], clipped, less the penalty for an answer that did not end; mask
+    [N,T] bool; `tables` [N,T] of numbers per token (logprobs, reference, kl, entropy, what the estimator noted)."""
 
     scores: Tensor
     mask: Tensor
@@ -96,9 +104,11 @@ class Estimator(Protocol):
 
 @dataclass(frozen=True)
 class Iteration:
-    """What one iteration found before it trained: numbers for the log, and the answers with their scores."""
+    """What one iteration found before it trained: numbers for the log, and the answers with their scores, `group` of
+    them to each prompt."""
 
     index: int
+    group: int
     numbers: dict[str, float]
     prompts: list[list[int]]
     answers: list[list[int]]
@@ -109,8 +119,9 @@ class Rollouts:
     """Yields the micro-batches of each optimizer step; ends when the KL passes `config.kl_stop` (see `.stopped`).
 
     model: gives `.policy` (`ActorCritic`); reference: a language model; prompts: token ids.
-    sample(prompts, iteration) → one answer each; score(prompt + answer ids) → rewards [N]; estimator: see there.
-    length: tokens of a packed row. dtype: of autocast, the one `fit` trains with. ptx: gives the pretraining rows.
+    sample(prompts, iteration) → one answer each; score(groups of prompt + answer ids) → rewards [N]; estimator: see
+    there. length: tokens of a packed row. branching: whether answers to a prompt share it, for models that can
+    (`ModelConfig.can_branch`). dtype: of autocast, the one `fit` trains with. ptx: gives the pretraining rows.
     """
 
     def __init__(
@@ -119,29 +130,31 @@ class Rollouts:
         reference: nn.Module,
         prompts: Sequence[list[int]],
         sample: Callable[[list[list[int]], int], Sequence[Answer]],
-        score: Callable[[list[list[int]]], Tensor],
+        score: Callable[[list[Answers]], Tensor],
         estimator: Estimator,
         *,
         length: int,
         rows_per_microbatch: int,
+        branching: bool = False,
         dtype: torch.dtype = torch.float32,
         seed: int = 0,
         ptx: Pretraining | None = None,
     ) -> None:
         config = estimator.config
-        if config.answers_per_iteration < config.minibatches:
+        asked, rest = divmod(config.answers_per_iteration, estimator.group)
+        if asked < config.minibatches:
             raise FledgeError(
-                f"{config.answers_per_iteration} answers cannot fill {config.minibatches} minibatches",
+                f"answers to {asked} prompts cannot fill {config.minibatches} minibatches",
                 "raise answers_per_iteration or lower minibatches",
             )
-        if config.answers_per_iteration % estimator.group:
+        if rest:
             raise FledgeError(
                 f"{config.answers_per_iteration} answers an iteration are no whole groups of {estimator.group}",
                 f"make answers_per_iteration a multiple of {estimator.group}",
             )
         self.model, self.reference, self.prompts = model, reference, prompts
         self.sample, self.score, self.estimator, self.config = sample, score, estimator, config
-        self.length, self.rows_per_microbatch = length, rows_per_microbatch
+        self.length, self.rows_per_microbatch, self.branching = length, rows_per_microbatch, branching
         self.dtype, self.seed, self.ptx = dtype, seed, ptx
         self.index = 0
         self.kl = AdaptiveKL(config.kl_coefficient, config.kl_target, config.kl_gain)
@@ -182,17 +195,17 @@ class Rollouts:
         prompts = self.draw()
         answers = self.sample(prompts, self.index)
         sampled = time.perf_counter()
-        sequences = [prompt + answer.ids for prompt, answer in zip(prompts, answers, strict=True)]
-        examples = [example(prompt, answer.ids) for prompt, answer in zip(prompts, answers, strict=True)]
-        self.check_length(examples)
-        scores = self.score(sequences).detach().float().cpu()
+        groups = self.grouped(prompts, answers)
+        self.check_length(groups)
+        scores = self.score(groups).detach().float().cpu()
         ended = torch.tensor([answer.finish == "stop" for answer in answers])
         mask = padded([[1.0] * len(answer.ids) for answer in answers]) > 0
-        tables = self.measure(examples, mask)
+        tables = self.measure(groups, mask)
         disagreement = self.check_logprobs(answers, tables["logprobs"], mask)
         tables["kl"] = k1(tables["logprobs"], tables["reference"])
         kl_per_answer = float((tables["kl"] * mask).sum(1).mean())
-        penalised = scores - self.config.missing_eos_penalty * (~ended).float()
+        bound = self.config.reward_clip or math.inf
+        penalised = scores.clamp(-bound, bound) - self.config.missing_eos_penalty * (~ended).float()
         columns, told = self.estimator.estimate(Answered(penalised, mask, tables, self.kl.coefficient))
         self.model.policy.requires_grad_(not self.warming)
 
@@ -200,6 +213,7 @@ class Rollouts:
         numbers = {
             "reward": float(scores.mean()),
             "reward_std": float(scores.std(correction=0)),
+            "reward_clipped": float((scores.abs() > bound).float().mean()),
             "kl": kl_per_answer,
             "kl_coefficient": self.kl.coefficient,
             "entropy": float((tables["entropy"] * mask).sum() / tokens),
@@ -210,11 +224,12 @@ class Rollouts:
             "sample_seconds": sampled - began,
             "rollout_seconds": time.perf_counter() - began,
         }
-        self.iteration = Iteration(self.index, numbers, prompts, [list(a.ids) for a in answers], scores.tolist())
+        ids = [list(answer.ids) for answer in answers]
+        self.iteration = Iteration(self.index, self.estimator.group, numbers, prompts, ids, scores.tolist())
         if self.config.kl_stop is not None and kl_per_answer > self.config.kl_stop:
             self.stopped = f"KL {kl_per_answer:.3g} nats per answer passed kl_stop={self.config.kl_stop:g}"
             return []
-        steps = self.optimizer_steps(examples, mask, columns)
+        steps = self.optimizer_steps(groups, mask, columns)
         self.kl.update(kl_per_answer)
         self.index += 1
         return steps
@@ -229,22 +244,26 @@ class Rollouts:
         drawn = [self.prompts[order[p // len(self.prompts)][p % len(self.prompts)]] for p in places]
         return [list(prompt) for prompt in drawn for _ in range(group)]
 
+    def grouped(self, prompts: Sequence[list[int]], answers: Sequence[Answer]) -> list[Answers]:
+        """The answers to each prompt drawn, together."""
+        whole = [(*prompt, *answer.ids) for prompt, answer in zip(prompts, answers, strict=True)]
+        group = self.estimator.group
+        starts = range(0, len(whole), group)
+        return [Answers(tuple(whole[start : start + group]), prompt=len(prompts[start])) for start in starts]
+
     @torch.no_grad()
-    def measure(self, examples: Sequence[Example], mask: Tensor) -> dict[str, Tensor]:
+    def measure(self, groups: Sequence[Answers], mask: Tensor) -> dict[str, Tensor]:
         """Of every answer token, each [N,T]: log-probs under the policy and under the reference, entropy, and what the
         estimator notes."""
         device = next(self.model.parameters()).device
         tables: dict[str, Tensor] = {}
-        for rows in self.microbatches(examples):
-            batch = collate(rows)
-            packed, answer, token = places_of(rows)
-            ids, positions, documents, targets = (
-                batch[name].to(device) for name in ("ids", "positions", "documents", "targets")
-            )
+        for batch in self.microbatches(groups):
+            packed, answer, token = places_of(batch)
+            moved = {name: column.to(device) for name, column in batch.items()}
             with autocast(device, self.dtype):
-                output = self.model(ids, positions, documents)
-                logprobs, entropy = logprobs_and_entropy(output.policy, targets)
-                reference, _ = logprobs_and_entropy(self.reference(ids, positions, documents), targets)
+                output = self.model(**inputs(moved))
+                logprobs, entropy = logprobs_and_entropy(output.policy, moved["targets"])
+                reference, _ = logprobs_and_entropy(self.reference(**inputs(moved)), moved["targets"])
                 found = {
                     "logprobs": logprobs,
                     "entropy": entropy,
@@ -256,24 +275,23 @@ class Rollouts:
                 table[answer, token] = column.flatten().float().cpu()[packed]
         return tables
 
-    def optimizer_steps(
-        self, examples: Sequence[Example], mask: Tensor, columns: dict[str, Tensor]
-    ) -> list[list[Batch]]:
-        """The micro-batches of each of the iteration's steps: answers in a new order every epoch, ptx rows added."""
+    def optimizer_steps(self, groups: Sequence[Answers], mask: Tensor, columns: dict[str, Tensor]) -> list[list[Batch]]:
+        """The micro-batches of each of the iteration's steps: prompts in a new order every epoch, ptx rows added."""
         steps = []
+        numbers = torch.arange(len(mask)).view(len(groups), -1)  # of the answers, [prompts, group]
         for epoch in range(self.config.epochs):
-            order = np.random.default_rng([self.seed, 1, self.index, epoch]).permutation(len(examples))
+            order = np.random.default_rng([self.seed, 1, self.index, epoch]).permutation(len(groups))
             for chosen in np.array_split(order, self.config.minibatches):
+                number = numbers[torch.from_numpy(chosen)].flatten()
                 batches = []
-                for rows in self.microbatches([examples[i] for i in chosen]):
-                    batch = without_columns(collate(rows), columns)
-                    packed, answer, token = places_of(rows)
+                for answers in self.microbatches([groups[i] for i in chosen]):
+                    batch = without_columns(answers, columns)
+                    packed, answer, token = places_of(answers)
                     batch["policy_mask"].view(-1)[packed] = True
                     for name, table in columns.items():
-                        batch[name].view(-1)[packed] = table[torch.as_tensor(chosen)[answer], token]
+                        batch[name].view(-1)[packed] = table[number[answer], token]
                     batches.append(batch)
-                tokens = int(mask[torch.as_tensor(chosen)].sum())
-                steps.append(batches + self.pretraining_rows(tokens, columns))
+                steps.append(batches + self.pretraining_rows(int(mask[number].sum()), columns))
         return steps
 
     def pretraining_rows(self, answer_tokens: int, columns: Iterable[str]) -> list[Batch]:
@@ -287,14 +305,14 @@ class Rollouts:
             batch["ptx_weight"] = (batch["targets"] != IGNORED) * weight
         return batches
 
-    def microbatches(self, examples: Sequence[Example]) -> list[list[Row]]:
-        """The examples packed into rows, in lists of `rows_per_microbatch`."""
-        rows = pack(examples, self.length, split=False)
-        return [rows[i : i + self.rows_per_microbatch] for i in range(0, len(rows), self.rows_per_microbatch)]
+    def microbatches(self, groups: Sequence[Answers]) -> list[Batch]:
+        """The answers packed into rows, `rows_per_microbatch` a batch."""
+        rows = answer_rows(groups, self.length, self.branching)
+        return [collate(rows[i : i + self.rows_per_microbatch]) for i in range(0, len(rows), self.rows_per_microbatch)]
 
-    def check_length(self, examples: Sequence[Example]) -> None:
+    def check_length(self, groups: Sequence[Answers]) -> None:
         """Refuses answers that do not fit into a row."""
-        longest = max(len(e.ids) for e in examples)
+        longest = max(len(ids) for group in groups for ids in group.ids)
         if longest > self.length:
             raise FledgeError(
                 f"a prompt with its answer has {longest} tokens, but a row holds {self.length}",
@@ -328,31 +346,20 @@ class Rollouts:
             self.ptx.load_state(state["ptx"])
 
 
-def example(prompt: Sequence[int], answer: Sequence[int]) -> Example:
-    """Prompt and answer as one sequence of which the answer is supervised."""
-    mask = np.zeros(len(prompt) + len(answer), dtype=bool)
-    mask[len(prompt) :] = True
-    return Example(np.array([*prompt, *answer], dtype=np.int32), mask)
-
-
 def padded(sequences: Sequence[Sequence[float]]) -> Tensor:
     """Sequences of numbers as [N,T], zeros to the right."""
     return torch.nn.utils.rnn.pad_sequence([torch.tensor(s) for s in sequences], batch_first=True)
 
 
-def places_of(rows: Sequence[Row]) -> tuple[Tensor, Tensor, Tensor]:
-    """Where answers lie in packed rows: flat positions in [B·L] that predict an answer token, which example each
-    belongs to (as numbered by `pack`), and which token of its answer it predicts."""
-    packed, answer, token = [], [], []
-    for index, row in enumerate(rows):
-        targets = np.asarray(row.targets)
-        for number, start, length in row.places:
-            found = start + np.flatnonzero(targets[start : start + length] != IGNORED)
-            packed.append(found + index * len(targets))
-            answer.append(np.full(len(found), number))
-            token.append(np.arange(len(found)))
-    packed_, answer_, token_ = (torch.from_numpy(np.concatenate(x).astype(np.int64)) for x in (packed, answer, token))
-    return packed_, answer_, token_
+def places_of(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """Where answers lie in a batch of `answer_rows`: flat positions in [B·L] that predict an answer token, which answer
+    each belongs to, from 0 on, and which token of its answer it predicts."""
+    packed = (batch["targets"] != IGNORED).flatten().nonzero()[:, 0]
+    answer = batch["answer"].flatten()[packed] - 1
+    begins = torch.ones_like(answer, dtype=torch.bool)
+    begins[1:] = answer[1:] != answer[:-1]
+    places = torch.arange(len(answer))
+    return packed, answer, places - torch.where(begins, places, 0).cummax(0).values
 
 
 def without_columns(batch: Batch, columns: Iterable[str]) -> Batch:
