@@ -156,8 +156,7 @@ def figure(value: float | None, share: bool = True) -> str:
         return "–"
     if not share:
         return f"{value:.3f}"
-    percent = value * 100
-    return f"{percent:.1f}\xa0%" if 0 < percent < 10 or 90 <= percent < 100 else f"{percent:.0f}\xa0%"
+    return f"{100 * value:.{0 if value in (0, 1) else 1}f}\xa0%"
 
 
 # --- charts ---
