@@ -31,7 +31,7 @@ from steps import FIGURES, distance, made
 N, MOST, NEW = 16, 64, 40
 NS = [1, 2, 4, 8, 16, 32, 64]
 BETAS = (0.1, 0.5)
-PENALTIES, GROUP = (0.04, 0.2), 8
+PENALTIES = (0.04, 0.2)
 LONGER = 6  # times the steps, so that it takes about the seconds of a reward model and PPO
 SIZES = {"tokens_per_step": 4096, "tokens_per_microbatch": 4096}
 ADAM = {"name": "adamw", "weight_decay": 0.0}
@@ -114,13 +114,13 @@ def table(run: Path, work: Path, quick: bool, log: Log) -> dict[str, Any]:
 
 
 def grouped(run: Path, out: Path, beta: float, quick: bool, log: Log) -> Path:
-    """GRPO with what the run's PPO was given, but groups of answers for the critic."""
+    """GRPO with what the run's PPO was given, but for the critic."""
     given = dict(read_json(run / "ppo" / "artifact.json")["config"])
     for name in ("value_clip", "value_coefficient"):
         given.pop(name)
-    rollouts = {name: given["rollouts"][name] for name in ("epochs", "minibatches", "ptx_coefficient", "kl_stop")}
-    answers = 64 if quick else given["rollouts"]["answers_per_iteration"]
-    given["rollouts"] = rollouts | {"answers_per_iteration": answers, "group": GROUP, "kl_coefficient": beta}
+    shared = ("answers_per_iteration", "group", "epochs", "minibatches", "ptx_coefficient", "kl_stop")
+    rollouts = {name: given["rollouts"][name] for name in shared} | ({"answers_per_iteration": 64} if quick else {})
+    given["rollouts"] = rollouts | {"kl_coefficient": beta}
     given["optimizer"] = given["optimizer"] | {"factors": {}}
     return made("grpo", out, log, **given | ({"iterations": 2} if quick else {}))
 
