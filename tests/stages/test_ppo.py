@@ -97,14 +97,14 @@ def test_it_raises_the_reward_it_is_given(
         return torch.tensor([float(ids.count(wanted)) for group in groups for ids in group.ids])
 
     monkeypatch.setattr("fledge.stages.judging.score_groups", zs)
-    optimizer = {"name": "adamw", "learning_rate": 3e-2}
-    rollouts = {"answers_per_iteration": 48, "group": 8, "kl_coefficient": 0.0}
-    run(tiny, tmp_path / "out", stage, iterations=7, max_new_tokens=6, optimizer=optimizer, rollouts=rollouts)
+    optimizer = {"name": "adamw", "learning_rate": 2e-2}
+    rollouts = {"answers_per_iteration": 96, "group": 8, "kl_coefficient": 0.0}
+    run(tiny, tmp_path / "out", stage, iterations=8, max_new_tokens=6, optimizer=optimizer, rollouts=rollouts)
     found = iterations(tmp_path / "out")
-    assert [row["iteration"] for row in found] == list(range(7))
+    assert [row["iteration"] for row in found] == list(range(8))
     rewards = [row["reward"] + 0.25 for row in found]  # reward_mean of the tiny reward model
     assert 0 <= rewards[0] < 0.3
-    assert rewards[-1] > rewards[0] + 1
+    assert rewards[-1] > rewards[0] + 2
     assert abs(found[0]["kl"]) < 1e-4
     assert found[-1]["kl"] > 0.1
 
