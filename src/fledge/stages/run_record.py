@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fledge.core.errors import FledgeError
 from fledge.core.files import read_json, read_jsonl
 from fledge.stages import STAGES
@@ -35,11 +37,12 @@ class Step:
         found = {row[x]: row[y] for row in self.metrics if number(row.get(x)) and number(row.get(y))}
         return sorted(found.items())
 
-    def path(self, x: str, y: str) -> list[tuple[float, float]]:
-        """(x, y) of every iteration that has both, in order of time."""
+    def path(self, x: str, y: str, most: int = 12) -> list[tuple[float, float]]:
+        """(x, y) of the iterations that have both, in order of time: means of neighbours, `most` at the most."""
         known = [row for row in self.metrics if "iteration" in row and number(row.get(x)) and number(row.get(y))]
         rows = {row["iteration"]: (row[x], row[y]) for row in known}
-        return [rows[i] for i in sorted(rows)]
+        parts = np.array_split([rows[i] for i in sorted(rows)], min(most, len(rows))) if rows else []
+        return [(float(a), float(b)) for a, b in (part.mean(0) for part in parts)]
 
     def json(self, name: str) -> Any:
         """A JSON file of the step; {} where there is none."""
