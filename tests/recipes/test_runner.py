@@ -22,7 +22,8 @@ from fledge.stages import preflight
 from fledge.stages.preflight import check_memory
 
 QUIET = Log(quiet=True)
-COPIES = {"pretrain": 0, "base_large": 0, "sft": 0, "reward": 0, "ppo": 8, "ppo_without_ptx": 8}  # frozen or moments
+COPIES = {"pretrain": 0, "sft": 0, "reward": 0, "ppo": 8}  # frozen or moments
+LARGE = {"base_large": 0, "ppo_without_ptx": 8}
 
 
 @pytest.fixture
@@ -271,13 +272,16 @@ def test_the_recipes_that_come_along_can_be_planned(name: str, tiny: Path, tmp_p
         assert len({step.mark for step in steps}) == len(steps)
 
 
-def test_the_gpu_scale_passes_preflight_on_a_card_of_80_gb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("name", "trained"), [("pydoc", COPIES | LARGE), ("own", COPIES)])
+def test_the_gpu_scale_passes_preflight_on_a_card_of_80_gb(
+    name: str, trained: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its sizes cannot be trained with here; the estimate of their memory can be asked."""
     monkeypatch.setattr(preflight, "free_memory", lambda device: 75 << 30)
-    steps = {step.name: step.config for step in plan(read_recipe("pydoc"), tmp_path / "run", "gpu")}
-    depths = {name: steps["base_large" if name == "base_large" else "pretrain"].depth for name in COPIES}
-    for name, copies in COPIES.items():
-        config, shape = steps[name], ModelConfig.sized(depths[name], steps["tokenizer"].vocab_size, 512)
+    steps = {step.name: step.config for step in plan(read_recipe(name), tmp_path / "run", "gpu")}
+    for step, copies in trained.items():
+        config, base = steps[step], steps["base_large" if step == "base_large" else "pretrain"]
+        shape = ModelConfig.sized(base.depth, steps["tokenizer"].vocab_size, base.context)
         check_memory(shape, torch.device("cpu"), config.tokens_per_microbatch, config.length, copies, QUIET)
 
 
