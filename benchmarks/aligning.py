@@ -118,9 +118,9 @@ def grouped(run: Path, out: Path, beta: float, quick: bool, log: Log) -> Path:
     given = dict(read_json(run / "ppo" / "artifact.json")["config"])
     for name in ("value_clip", "value_coefficient"):
         given.pop(name)
-    shared = ("answers_per_iteration", "group", "epochs", "minibatches", "ptx_coefficient", "kl_stop")
-    rollouts = {name: given["rollouts"][name] for name in shared} | ({"answers_per_iteration": 64} if quick else {})
-    given["rollouts"] = rollouts | {"kl_coefficient": beta}
+    own = ("gamma", "lam", "critic_warmup")  # the critic's
+    rollouts = {name: value for name, value in given["rollouts"].items() if name not in own}
+    given["rollouts"] = rollouts | {"kl_coefficient": beta} | ({"answers_per_iteration": 64} if quick else {})
     given["optimizer"] = given["optimizer"] | {"factors": {}}
     return made("grpo", out, log, **given | ({"iterations": 2} if quick else {}))
 
