@@ -78,7 +78,9 @@ def trees(group: Answers, first: int, length: int, branching: bool) -> Iterator[
 
 def answer_rows(groups: Sequence[Answers], length: int, branching: bool = False) -> list[Row]:
     """Packed rows of all answers, with one more column [L] int32, or two: `answer`, the number from 1 on of the answer
-    that stands there, 0 on padding and trunks; and if `branching` `branches`, which bounds who sees whom."""
+    that stands there, 0 on padding and trunks; and `branches`, which bounds who sees whom, if `branching` and there are
+    several answers to any prompt."""
+    branching = branching and any(len(group.ids) > 1 for group in groups)
     first = np.cumsum([0, *(len(group.ids) for group in groups)])
     found = [(group, tree) for n, group in enumerate(groups) for tree in trees(group, int(first[n]), length, branching)]
     rows = []
@@ -93,8 +95,8 @@ def answer_rows(groups: Sequence[Answers], length: int, branching: bool = False)
     return rows
 
 
-def ends(answer: Tensor, count: int) -> Tensor:
-    """Where each of `count` answers ends, flat into the column `answer` [B,L] of `answer_rows`: [N]."""
+def ends(answer: Tensor) -> Tensor:
+    """Where each answer ends, flat into the column `answer` [B,L] of `answer_rows`: [N]."""
     numbered = answer.flatten()
-    last = torch.zeros(count + 1, dtype=torch.int64)
+    last = torch.zeros(int(numbered.max()) + 1, dtype=torch.int64)
     return last.scatter_reduce_(0, numbered, torch.arange(len(numbered)), "amax")[1:]

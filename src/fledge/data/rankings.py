@@ -34,7 +34,7 @@ def ranked_batch(groups: Sequence[Ranked], length: int, branching: bool = False)
     return {
         **batch,
         "answer": (batch["answer"] - 1).clamp(min=0),
-        "last": ends(batch["answer"], sum(len(group.ids) for group in groups)),
+        "last": ends(batch["answer"]),
         "group": torch.tensor([g for g, group in enumerate(groups) for _ in group.ids]),
         "rank": torch.tensor([rank for group in groups for rank in group.ranks]),
         "weight": torch.tensor([group.weight for group in groups for _ in group.ids], dtype=torch.float32),

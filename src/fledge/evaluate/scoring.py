@@ -30,10 +30,9 @@ def score_groups(model: Headed, groups: Sequence[Answers], length: int, per_batc
     model.eval()
     found = []
     for chunk in chunks(groups, per_batch):
-        several = any(len(group.ids) > 1 for group in chunk)
-        batch = collate(answer_rows(chunk, length, several and model.config.can_branch))
+        batch = collate(answer_rows(chunk, length, model.config.can_branch))
         moved = {key: column.to(device) for key, column in batch.items()}
-        last = ends(batch["answer"], sum(len(group.ids) for group in chunk)).to(device)
+        last = ends(batch["answer"]).to(device)
         found.append(model(**inputs(moved)).values.flatten()[last].float().cpu())
     model.train(training)
     return torch.cat(found) if found else torch.zeros(0)

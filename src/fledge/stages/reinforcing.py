@@ -124,8 +124,7 @@ def roll_out(found: Beginning, model: ActorCritic, estimator: Estimator, log: Lo
     return Rollouts(
         model, found.reference, found.prompts, sample, score, estimator,
         length=config.length, rows_per_microbatch=config.rows_per_microbatch,
-        branching=estimator.group > 1 and all(each.config.can_branch for each in models),
-        dtype=found.dtype, seed=config.seed,
+        branching=all(each.config.can_branch for each in models), dtype=found.dtype, seed=config.seed,
         ptx=pretraining(config, tokenizer, log) if mixed else None,
     )  # fmt: skip
 

@@ -13,6 +13,7 @@ from fledge.train.rollouts import Iteration
 
 def show_samples(found: Iteration, tokenizer: Tokenizer, count: int, out: Path, log: Log) -> None:
     """The answers of an iteration to its first prompts, one each, on the console and in samples.jsonl."""
+    answered = zip(found.prompts, found.answers, found.scores, strict=True)
     rows: list[dict[str, Any]] = [
         {
             "iteration": found.index,
@@ -20,9 +21,7 @@ def show_samples(found: Iteration, tokenizer: Tokenizer, count: int, out: Path, 
             "answer": tokenizer.decode(answer),
             "reward": score,
         }
-        for prompt, answer, score in list(zip(found.prompts, found.answers, found.scores, strict=True))[:: found.group][
-            :count
-        ]
+        for prompt, answer, score in list(answered)[: count * found.group : found.group]
     ]
     path = out / "samples.jsonl"
     write_jsonl(path, [*(read_jsonl(path) if path.is_file() else []), *rows])

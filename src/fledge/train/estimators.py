@@ -18,13 +18,11 @@ from fledge.train.rollouts import Answered, RolloutConfig
 
 
 class CriticConfig(RolloutConfig):
-    """`group` answers to each prompt, which share it in their row. `critic_warmup`: the first so many iterations train
-    the critic alone, since the advantages of one that does not know the returns yet are noise (arXiv:2504.05118 §4.1).
-    """
+    """`critic_warmup`: the first so many iterations train the critic alone, since the advantages of a critic that does
+    not know the returns yet are noise (arXiv:2504.05118 §4.1)."""
 
     gamma: float = 1.0
     lam: float = 0.95
-    group: int = Field(1, ge=1)
     critic_warmup: int = 0
 
 
@@ -32,7 +30,7 @@ class Critic:
     """PPO's estimates. The output of the model has `.values` [B,L]."""
 
     def __init__(self, config: CriticConfig) -> None:
-        self.config, self.group, self.warmup = config, config.group, config.critic_warmup
+        self.config, self.warmup = config, config.critic_warmup
 
     def note(self, output: Any) -> dict[str, Tensor]:
         """The critic's values."""
@@ -67,7 +65,7 @@ class Group:
     warmup = 0
 
     def __init__(self, config: GroupConfig) -> None:
-        self.config, self.group = config, config.group
+        self.config = config
 
     def note(self, output: Any) -> dict[str, Tensor]:
         """Nothing: there is no critic."""
@@ -76,8 +74,8 @@ class Group:
     def estimate(self, found: Answered) -> tuple[dict[str, Tensor], dict[str, float]]:
         """The columns that `grpo` reads; the share of groups that teach nothing, all their answers being worth the
         same."""
-        advantage = group_advantages(found.scores, self.group, self.config.scaled)
-        groups = found.scores.view(-1, self.group)
+        advantage = group_advantages(found.scores, self.config.group, self.config.scaled)
+        groups = found.scores.view(-1, self.config.group)
         columns = {
             "old_logprobs": found.tables["logprobs"],
             "reference_logprobs": found.tables["reference"],

@@ -34,12 +34,14 @@ from fledge.objectives.policy import AdaptiveKL, k1
 
 
 class RolloutConfig(Config):
-    """KL is in nats per answer, summed over its tokens; `kl_target` None keeps the coefficient, `kl_stop` None never
-    stops. `ptx_coefficient`: weight of a pretraining token's mean loss beside the policy's mean loss per token.
-    `reward_clip`: scores beyond ± so much count as so much; a reward model trained on rankings puts the worst answers
-    far below all others, which makes a policy that is not sure decline rather than try."""
+    """`group` answers to each prompt, which share it in their row. KL is in nats per answer, summed over its tokens;
+    `kl_target` None keeps the coefficient, `kl_stop` None never stops. `ptx_coefficient`: weight of a pretraining
+    token's mean loss beside the policy's mean loss per token. `reward_clip`: scores beyond ± so much count as so much;
+    a reward model trained on rankings puts the worst answers far below all others, which makes a policy that is not
+    sure decline rather than try."""
 
     answers_per_iteration: int = 256
+    group: int = Field(1, ge=1)
     epochs: int = 2
     minibatches: int = 4
     kl_coefficient: float = 0.2
@@ -83,13 +85,10 @@ class Answered:
 
 
 class Estimator(Protocol):
-    """Says how good each token of an answer was. Prompts come in groups of `group` answers each; for the first `warmup`
-    iterations the policy stays as it is."""
+    """Says how good each token of an answer was; for the first `warmup` iterations the policy stays as it is."""
 
     @property
     def config(self) -> RolloutConfig: ...
-    @property
-    def group(self) -> int: ...
     @property
     def warmup(self) -> int: ...
 
@@ -141,7 +140,7 @@ class Rollouts:
         ptx: Pretraining | None = None,
     ) -> None:
         config = estimator.config
-        asked, rest = divmod(config.answers_per_iteration, estimator.group)
+        asked, rest = divmod(config.answers_per_iteration, config.group)
         if asked < config.minibatches:
             raise FledgeError(
                 f"answers to {asked} prompts cannot fill {config.minibatches} minibatches",
@@ -149,8 +148,8 @@ class Rollouts:
             )
         if rest:
             raise FledgeError(
-                f"{config.answers_per_iteration} answers an iteration are no whole groups of {estimator.group}",
-                f"make answers_per_iteration a multiple of {estimator.group}",
+                f"{config.answers_per_iteration} answers an iteration are no whole groups of {config.group}",
+                f"make answers_per_iteration a multiple of {config.group}",
             )
         self.model, self.reference, self.prompts = model, reference, prompts
         self.sample, self.score, self.estimator, self.config = sample, score, estimator, config
@@ -225,7 +224,7 @@ class Rollouts:
             "rollout_seconds": time.perf_counter() - began,
         }
         ids = [list(answer.ids) for answer in answers]
-        self.iteration = Iteration(self.index, self.estimator.group, numbers, prompts, ids, scores.tolist())
+        self.iteration = Iteration(self.index, self.config.group, numbers, prompts, ids, scores.tolist())
         if self.config.kl_stop is not None and kl_per_answer > self.config.kl_stop:
             self.stopped = f"KL {kl_per_answer:.3g} nats per answer passed kl_stop={self.config.kl_stop:g}"
             return []
@@ -236,7 +235,7 @@ class Rollouts:
 
     def draw(self) -> list[list[int]]:
         """The prompts of this iteration, each once for every answer: passes over all of them, reshuffled each time."""
-        group = self.estimator.group
+        group = self.config.group
         count = self.config.answers_per_iteration // group
         places = range(self.index * count, (self.index + 1) * count)
         passes = {place // len(self.prompts) for place in places}
@@ -247,7 +246,7 @@ class Rollouts:
     def grouped(self, prompts: Sequence[list[int]], answers: Sequence[Answer]) -> list[Answers]:
         """The answers to each prompt drawn, together."""
         whole = [(*prompt, *answer.ids) for prompt, answer in zip(prompts, answers, strict=True)]
-        group = self.estimator.group
+        group = self.config.group
         starts = range(0, len(whole), group)
         return [Answers(tuple(whole[start : start + group]), prompt=len(prompts[start])) for start in starts]
 
