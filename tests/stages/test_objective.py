@@ -4,6 +4,7 @@ does not fit is refused with the reason."""
 import json
 import os
 import signal
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from fledge.stages.pretrain import PretrainConfig, pretrain
 from fledge.stages.session import Session
 from fledge.text.tokenizer import DENOISING, SPECIAL, Tokenizer
 from fledge.train.detector import Detector
+from gpu import gpu
 
 ARCHITECTURES = {
     ("language", "decoder"): "Qwen3ForCausalLM", ("masked", "encoder"): "BertForMaskedLM",
@@ -93,6 +95,18 @@ def test_each_objective_learns(name: str, zoo: Path, tmp_path: Path) -> None:
     else:
         assert summary["heldout_loss"] < 0.75 * found[0]
         assert summary["heldout_accuracy"] > 0.15
+
+
+@pytest.mark.parametrize("name", list(OBJECTIVES))
+def test_a_gpu_learns_the_same(name: str, zoo: Path, tmp_path: Path) -> None:
+    found = []
+    for device in ("cpu", "gpu"):
+        (tmp_path / device).mkdir()
+        config = settings_for(name, zoo, tokens=3 * 480, dtype="float32")
+        with gpu() if device == "gpu" else nullcontext():
+            pretrain(config, tmp_path / device, Log(tmp_path / device, quiet=True))
+        found.append(losses(tmp_path / device))
+    assert found[1] == pytest.approx(found[0], rel=1e-4)
 
 
 @pytest.mark.parametrize("name", ["rtd", "nsp", "permutation", "ul2", "tlm"])

@@ -20,6 +20,7 @@ from fledge.model import transformer
 from fledge.recipes.artifact import make
 from fledge.stages import load_stage
 from fledge.stages.session import Session
+from gpu import gpu
 
 COMMON = {"length": 64, "tokens_per_step": 256, "tokens_per_microbatch": 128, "save_seconds": 1e9, "log_every": 1}
 SETTINGS: dict[str, Callable[[Path], dict[str, Any]]] = {
@@ -246,3 +247,14 @@ def test_settings_that_change_start_anew(tiny: Path, tmp_path: Path, monkeypatch
     make("pretrain", config, tmp_path / "pretrain", "another mark", Log(quiet=True))
     train("pretrain", tiny, tmp_path / "other", seed=5)
     assert weights(tmp_path / "pretrain") == weights(tmp_path / "other")
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_gpu_learns_the_same(name: str, tiny: Path, tmp_path: Path) -> None:
+    """In float32, with every setting as it is."""
+    train(name, tiny, tmp_path / "cpu", dtype="float32")
+    with gpu():
+        assert train(name, tiny, tmp_path / "gpu", dtype="float32")["device"] == "cuda:0"
+    here, there = ([row["loss"] for row in metrics(tmp_path / device) if "loss" in row] for device in ("cpu", "gpu"))
+    assert len(here) > 2
+    assert there == pytest.approx(here, rel=1e-3)

@@ -75,25 +75,29 @@ def score_of(visible: Visibility) -> Score | None:
 
 def flexed(visible: Visibility, batch: int, queries: int, *, compiled: bool = True) -> Flexed:
     """The rule for `batch` rows of `queries` tokens. Not compiled: the plain computation of torch, for tests."""
-    device = visible.queries.device
-    make: Any = torch.compile(create_block_mask) if compiled else create_block_mask
-    blocks = make(rule_of(visible), batch, None, queries, visible.keys, device=device)
+    make = fast(create_block_mask) if compiled else create_block_mask
+    blocks = make(rule_of(visible), batch, None, queries, visible.keys, device=visible.queries.device)
     return Flexed(blocks, score_of(visible), compiled)
 
 
 def flex_attend(q: Tensor, k: Tensor, v: Tensor, how: Flexed, scale: float | None) -> Tensor:
     """q [B,H,T,D] over k, v [B,Hkv,S,D] → [B,H,T,D]."""
-    run: Any = kernel() if how.compiled else flex_attention
+    run = fast(flex_attention) if how.compiled else flex_attention
     found: Tensor = run(
         q, k, v, score_mod=how.score, block_mask=how.blocks, scale=scale, enable_gqa=q.shape[1] > k.shape[1]
     )
     return found
 
 
+def fast(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, compiled; as it is where a compiler already works on what is around it."""
+    return function if torch.compiler.is_compiling() else compiled_once(function)
+
+
 @cache
-def kernel() -> Any:
-    """FlexAttention, compiled once."""
-    return torch.compile(flex_attention)
+def compiled_once(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, compiled by whoever asks first."""
+    return torch.compile(function)
 
 
 def worth_flexing(visible: Visibility, x: Tensor, head_size: int) -> bool:
@@ -101,21 +105,32 @@ def worth_flexing(visible: Visibility, x: Tensor, head_size: int) -> bool:
     if x.device.type != "cuda" or x.shape[1] < WORTH or visible.queries.ndim == 2:
         return False
     fits = 16 <= head_size <= 256 and head_size & (head_size - 1) == 0
-    return fits and agrees(x.device.index or 0)
+    return fits and agrees(x.device)
+
+
+@torch.compiler.assume_constant_result
+def agrees(device: torch.device) -> bool:
+    """Whether FlexAttention works on this device and gives what the plain computation gives, gradients included.
+
+    It is asked within forward passes, so nothing of what surrounds one may reach the trial: no precision of autocast,
+    no mode without gradients, no compiler (to which the answer is a constant); nor may it draw random numbers.
+    """
+    return tried(device)
 
 
 @cache
-def agrees(index: int) -> bool:
-    """Whether FlexAttention works on this GPU and gives what the plain computation gives, gradients included."""
-    device = torch.device("cuda", index)
-    steps, documents = torch.arange(256, device=device), torch.ones(1, 256, dtype=torch.int32, device=device)
-    documents[:, 100:] = 2
-    visible = Visibility(steps, 256, True, documents=documents, key_documents=documents)
-    q, k, v = (torch.randn(1, 2, 256, 32, device=device, requires_grad=True) for _ in range(3))
-    try:
-        found = flex_attend(q, k, v, flexed(visible, 1, 256), None)
-        expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, visible.mask(torch.float32))
-        gradients = [torch.autograd.grad(y.square().sum(), (q, k, v)) for y in (found, expected)]
-    except Exception:  # whatever a compiler that does not know this GPU says
-        return False
-    return all(torch.allclose(a, b, atol=2e-2) for a, b in zip((found, *gradients[0]), (expected, *gradients[1])))
+def tried(device: torch.device) -> bool:
+    """The trial itself, once for a device."""
+    with torch.inference_mode(False), torch.autocast(device.type, enabled=False):
+        steps, documents = torch.arange(256, device=device), torch.ones(1, 256, dtype=torch.int32, device=device)
+        documents[:, 100:] = 2
+        visible = Visibility(steps, 256, True, documents=documents, key_documents=documents)
+        values = torch.arange(3 * 2 * 256 * 32, device=device, dtype=torch.float32).square().sin()
+        q, k, v = (x.requires_grad_() for x in values.view(3, 1, 2, 256, 32).unbind())
+        try:
+            found = flex_attend(q, k, v, flexed(visible, 1, 256), None)
+            expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, visible.mask(torch.float32))
+            gradients = [torch.autograd.grad(y.square().sum(), (q, k, v)) for y in (found, expected)]
+        except Exception:  # whatever a compiler that does not know this GPU says
+            return False
+        return all(torch.allclose(a, b, atol=2e-2) for a, b in zip((found, *gradients[0]), (expected, *gradients[1])))
