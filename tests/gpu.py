@@ -190,6 +190,8 @@ ANSWERS = {
 def gpu() -> Iterator[torch.device]:
     """While it lasts there is one."""
     with ExitStack() as stack:
+        stack.callback(torch.set_num_threads, torch.get_num_threads())
+        torch.set_num_threads(1)  # for tensors this small; beside another process threads would wait for each other
         for name, answer in ANSWERS.items():
             stack.enter_context(patch.object(torch.cuda, name, answer))
         devices = "torch.utils._foreach_utils._get_foreach_kernels_supported_devices"

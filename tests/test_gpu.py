@@ -68,6 +68,8 @@ def test_a_recipe_runs_to_its_report(tmp_path: Path) -> None:
         assert next(there.model.parameters()).is_cuda
         ids = torch.tensor([[1, 2, 3, 4]])
         found = there.logits(ids).cpu()
+        said = [there.generate(["Return the"], temperature=0, max_new_tokens=8) for _ in range(2)]
+    assert said[0] == said[1] != [""]
     torch.testing.assert_close(found, assistant.logits(ids), atol=0.05, rtol=0.05)
 
 

@@ -75,14 +75,14 @@ def score_of(visible: Visibility) -> Score | None:
 
 def flexed(visible: Visibility, batch: int, queries: int, *, compiled: bool = True) -> Flexed:
     """The rule for `batch` rows of `queries` tokens. Not compiled: the plain computation of torch, for tests."""
-    make = fast(create_block_mask) if compiled else create_block_mask
+    make: Any = fast(create_block_mask) if compiled else create_block_mask
     blocks = make(rule_of(visible), batch, None, queries, visible.keys, device=visible.queries.device)
     return Flexed(blocks, score_of(visible), compiled)
 
 
 def flex_attend(q: Tensor, k: Tensor, v: Tensor, how: Flexed, scale: float | None) -> Tensor:
     """q [B,H,T,D] over k, v [B,Hkv,S,D] → [B,H,T,D]."""
-    run = fast(flex_attention) if how.compiled else flex_attention
+    run: Any = fast(flex_attention) if how.compiled else flex_attention
     found: Tensor = run(
         q, k, v, score_mod=how.score, block_mask=how.blocks, scale=scale, enable_gqa=q.shape[1] > k.shape[1]
     )
