@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 from rich.console import Console
 
@@ -20,10 +19,11 @@ from fledge.model.config import ModelConfig
 from fledge.recipes.runner import Step, plan, read_recipe, recipe_names, run_recipe
 from fledge.stages import preflight
 from fledge.stages.preflight import check_memory
+from gpu import gpu
 
 QUIET = Log(quiet=True)
-COPIES = {"pretrain": 0, "sft": 0, "reward": 0, "ppo": 8}  # frozen or moments
-LARGE = {"base_large": 0, "ppo_without_ptx": 8}
+HELD = {"pretrain": (1, 0), "sft": (1, 0), "reward": (1, 0), "ppo": (2, 3)}  # models trained, and held beside
+LARGE = {"base_large": (1, 0), "ppo_without_ptx": (2, 3)}
 
 
 @pytest.fixture
@@ -272,17 +272,18 @@ def test_the_recipes_that_come_along_can_be_planned(name: str, tiny: Path, tmp_p
         assert len({step.mark for step in steps}) == len(steps)
 
 
-@pytest.mark.parametrize(("name", "trained"), [("pydoc", COPIES | LARGE), ("own", COPIES)])
+@pytest.mark.parametrize(("name", "trained"), [("pydoc", HELD | LARGE), ("own", HELD)])
 def test_the_gpu_scale_passes_preflight_on_a_card_of_80_gb(
-    name: str, trained: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, trained: dict[str, tuple[int, int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its sizes cannot be trained with here; the estimate of their memory can be asked."""
     monkeypatch.setattr(preflight, "free_memory", lambda device: 75 << 30)
     steps = {step.name: step.config for step in plan(read_recipe(name), tmp_path / "run", "gpu")}
-    for step, copies in trained.items():
+    for step, (models, copies) in trained.items():
         config, base = steps[step], steps["base_large" if step == "base_large" else "pretrain"]
         shape = ModelConfig.sized(base.depth, steps["tokenizer"].vocab_size, base.context)
-        check_memory(shape, torch.device("cpu"), config.tokens_per_microbatch, config.length, copies, QUIET)
+        with gpu():
+            check_memory(shape, config, QUIET, models=models, copies=copies)
 
 
 def test_two_at_once(recipe: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Every preflight check: what it refuses, in which words, and what it lets through."""
 
 import copy
+import importlib
 import json
 import re
 from pathlib import Path
@@ -20,6 +21,7 @@ from fledge.generate.engine import Engine
 from fledge.model.config import ModelConfig
 from fledge.stages import load_stage, preflight
 from fledge.stages.examples import answer_ids, conversation_examples
+from fledge.stages.session import TrainConfig
 from fledge.stages.sft import read_conversations
 from fledge.text.tokenizer import Tokenizer
 
@@ -203,17 +205,36 @@ def test_prompts_that_leave_no_room_for_the_answer() -> None:
 
 
 def test_memory_that_will_not_suffice(monkeypatch: pytest.MonkeyPatch) -> None:
-    message, remedy = refused(preflight.check_memory, ModelConfig.sized(200, 50_000, 512), CPU, 8192, 256, 0, QUIET)
+    config = TrainConfig(tokens_per_microbatch=8192, length=256, device="cpu")
+    message, remedy = refused(preflight.check_memory, ModelConfig.sized(200, 50_000, 512), config, QUIET)
     assert re.fullmatch(
         r"training 393,697\.3 M parameters on micro-batches of 8,192 tokens would take about "
         r"\d+,\d+\.\d GiB and \d[\d,]*\.\d GiB are free",
         message,
     )
     assert remedy == "lower tokens_per_microbatch, length or the model's depth"
-    monkeypatch.setattr(preflight, "free_memory", lambda device: 1 << 30)
-    small = ModelConfig.sized(2, 4096, 512)
-    assert 100e6 < preflight.check_memory(small, CPU, 1024, 256, 0, QUIET) < 1 << 30
-    assert "and 1.0 GiB are free" in refused(preflight.check_memory, small, CPU, 1 << 17, 256, 0, QUIET)[0]
+    monkeypatch.setattr(preflight, "free_memory", lambda device: 2 << 30)
+    small, config = ModelConfig.sized(8, 4096, 512), config.model_copy(update={"dtype": "float32"})
+    assert preflight.check_memory(small, config.model_copy(update={"tokens_per_microbatch": 512}), QUIET) < 1 << 30
+    config = config.model_copy(update={"tokens_per_microbatch": 4096})
+    message, remedy = refused(preflight.check_memory, small, config, QUIET)
+    assert "and 2.0 GiB are free" in message
+    assert remedy == "set gradient_checkpointing=true, or lower tokens_per_microbatch, length or the model's depth"
+    saving = config.model_copy(update={"gradient_checkpointing": True})
+    one = preflight.check_memory(small, saving, QUIET)
+    refused(preflight.check_memory, small, saving, QUIET, models=2)
+    monkeypatch.setattr(preflight, "free_memory", lambda device: 8 << 30)
+    assert 1.9 < preflight.check_memory(small, saving, QUIET, models=2) / one < 2.1
+    assert preflight.check_memory(small, saving, QUIET, copies=3) - one == 3 * 4 * small.parameters()
+
+
+@pytest.mark.parametrize(
+    "how", ["'float32', False", "'float32', True", "'bfloat16', False", "'float32', False, depth=6"]
+)
+def test_the_estimate_of_memory_is_not_far_from_what_training_holds(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    held, estimate = importlib.import_module("bench_memory").measured(f"train({how})")
+    assert 0.9 * held < estimate < 2.5 * held
 
 
 def test_weights_that_are_not_finite(tiny: Path) -> None:

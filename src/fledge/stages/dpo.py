@@ -80,9 +80,7 @@ def dpo(config: DpoConfig, out: Path, log: Log) -> dict[str, Any]:
     if all(held[i] for i in kept):
         raise FledgeError("no comparisons are left to train on", "give more comparisons or a smaller heldout share")
 
-    check_memory(
-        shape, device, config.tokens_per_microbatch, config.length, copies=int(bool(config.reference)), log=log
-    )
+    check_memory(shape, config, log, copies=int(bool(config.reference)))
     model = load_model(config.model, device=device, head="language")
     check_finite(model, str(config.model))
     dtype = pick_dtype(config.dtype, device)

@@ -82,8 +82,7 @@ def finetune(config: FinetuneConfig, out: Path, log: Log) -> dict[str, Any]:
     job = prepare(config, log)
     task, model, stream = job.task, job.model, job.stream
     if isinstance(model.config, ModelConfig):
-        device = pick_device(config.device)
-        check_memory(model.config, device, config.tokens_per_microbatch, config.length, copies=0, log=log)
+        check_memory(model.config, config, log)
     steps = round(config.epochs * stream.steps_per_epoch)
     log.say(
         f"{job.examples:,} examples to learn from in {len(stream.samples):,} rows, {len(job.evaluation):,} to measure "

@@ -24,7 +24,7 @@ class GrpoConfig(ReinforceConfig):
 
 def grpo(config: GrpoConfig, out: Path, log: Log) -> dict[str, Any]:
     """Writes a Hugging Face directory of the policy, and samples.jsonl: answers as it learns."""
-    found = begin(config, 4, log)  # policy, its moments, reference
+    found = begin(config, 1, log)
     model = ActorCritic(found.policy, None, averaged=config.average > 0)
     rollouts = roll_out(found, model, Group(config.rollouts), log)
     return learn(found, model, rollouts, partial(grpo_loss, clip=config.clip_ratio), out, log, "grpo")

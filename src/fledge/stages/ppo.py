@@ -29,7 +29,7 @@ class PpoConfig(ReinforceConfig):
 
 def ppo(config: PpoConfig, out: Path, log: Log) -> dict[str, Any]:
     """Writes a Hugging Face directory of the policy, and samples.jsonl: answers as it learns."""
-    found = begin(config, 7, log)  # policy, critic, the moments of both, reference
+    found = begin(config, 2, log)  # the policy and the critic
     critic = load_model(found.judges.heaviest, device=found.device)
     model = ActorCritic(found.policy, critic, averaged=config.average > 0)
     rollouts = roll_out(found, model, Critic(config.rollouts), log)

@@ -10,12 +10,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from fledge.core.device import free_memory
+from fledge.core.device import free_memory, pick_device, pick_dtype
 from fledge.core.errors import FledgeError
 from fledge.core.log import Log
 from fledge.core.nouns import Message
 from fledge.data.packing import Example
 from fledge.model.config import ModelConfig
+from fledge.model.memory import step_bytes
+from fledge.stages.session import TrainConfig
 from fledge.text.template import render
 from fledge.text.tokenizer import Tokenizer, named
 
@@ -171,25 +173,32 @@ def check_prompts(
     return [prompt for prompt in prompts if len(prompt) <= most]
 
 
-def check_memory(
-    shape: ModelConfig, device: torch.device, tokens_per_microbatch: int, length: int, copies: int, log: Log
-) -> int:
-    """An estimate of the bytes that training will take (never below the truth by much); refuses when it cannot fit.
+def check_memory(shape: ModelConfig, config: TrainConfig, log: Log, *, copies: int = 0, models: int = 1) -> int:
+    """An estimate of the bytes that training will take (up to twice the truth, never below it by much); refuses what
+    cannot fit.
 
-    Called before the model is built. `copies` counts further frozen models of the same size.
+    Called before the model is built. `models`: how many of this size are trained at once; `copies`: how many more are
+    held.
     """
-    weights = (shape.parameters() * (4 + copies) + 2 * shape.context * shape.head_size) * 4
-    per_token = shape.layers * (34 * shape.width + 4 * shape.hidden + 5 * shape.heads * length) + 2 * 8192
-    needed = weights + 4 * tokens_per_microbatch * per_token
-    free = free_memory(device)
-    if needed > free:
+    device = pick_device(config.device)
+    dtype = pick_dtype(config.dtype, device)
+    numbers = 4 if dtype == torch.float32 else 4.5  # weight, gradient, two moments; autocast's copy
+    tokens = max(config.tokens_per_microbatch, config.length)
+
+    def needed(checkpointing: bool) -> int:
+        step = step_bytes(shape, tokens, config.length, dtype, device, checkpointing=checkpointing)
+        return int(4 * (models * numbers + copies) * shape.parameters()) + models * step
+
+    bytes_, free = needed(config.gradient_checkpointing), free_memory(device)
+    if bytes_ > free:
+        helps = not config.gradient_checkpointing and needed(True) <= free
         raise FledgeError(
-            f"training {shape.parameters() / 1e6:,.1f} M parameters on micro-batches of {tokens_per_microbatch:,} "
-            f"tokens would take about {needed / 2**30:,.1f} GiB and {free / 2**30:,.1f} GiB are free",
-            "lower tokens_per_microbatch, length or the model's depth",
+            f"training {shape.parameters() / 1e6:,.1f} M parameters on micro-batches of {tokens:,} tokens would take "
+            f"about {bytes_ / 2**30:,.1f} GiB and {free / 2**30:,.1f} GiB are free",
+            f"{'set gradient_checkpointing=true, or ' * helps}lower tokens_per_microbatch, length or the model's depth",
         )
-    log.say(f"[dim]about {needed / 2**30:.1f} GiB of memory; {free / 2**30:.0f} GiB are free[/]")
-    return needed
+    log.say(f"[dim]about {bytes_ / 2**30:.1f} GiB of memory; {free / 2**30:.0f} GiB are free[/]")
+    return bytes_
 
 
 @torch.no_grad()

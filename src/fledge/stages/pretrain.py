@@ -97,7 +97,7 @@ def pretrain(config: PretrainConfig, out: Path, log: Log) -> dict[str, Any]:
         f"{shape.parameters() / 1e6:.1f} M parameters ({shape.layers} layers of {shape.width}), {steps:,} steps of "
         f"{stream.tokens_per_step:,} tokens, {flops:.2g} FLOPs"
     )
-    check_memory(shape, device, config.tokens_per_microbatch, config.length, copies=0, log=log)
+    check_memory(shape, config, log)
 
     model = plan.model(shape, given).to(device)
     rows = [] if plan.plain else plan.heldout_rows(held)

@@ -78,8 +78,8 @@ class Beginning:
     judges: Judges
 
 
-def begin(config: ReinforceConfig, models: int, log: Log) -> Beginning:
-    """Reads and checks. `models`: how many of the policy's size are held, optimizer states too, the rewards aside."""
+def begin(config: ReinforceConfig, trained: int, log: Log) -> Beginning:
+    """Reads and checks. `trained`: how many models of the policy's size are trained."""
     torch.manual_seed(config.seed)
     device = pick_device(config.device)
     tokenizer = Tokenizer.load(config.policy)
@@ -89,8 +89,8 @@ def begin(config: ReinforceConfig, models: int, log: Log) -> Beginning:
     prompts = read_prompts(config.prompts, tokenizer, log)
     check_vocabulary(prompts, shape, "prompts")
     prompts = check_prompts(prompts, config.max_new_tokens, config.length, config.drop_long, log)
-    copies = models + (len(config.reward) if isinstance(config.reward, dict) else 1)
-    check_memory(shape, device, config.tokens_per_microbatch, config.length, copies=copies, log=log)
+    frozen = 1 + (len(config.reward) if isinstance(config.reward, dict) else 1) + (config.average > 0)
+    check_memory(shape, config, log, models=trained, copies=frozen)
     policy, reference = (load_model(config.policy, device=device) for _ in range(2))
     judges = Judges(config.reward, config.reward_weights, config.length, device, log)
     check_finite(policy, str(config.policy))

@@ -78,7 +78,7 @@ def reward(config: RewardConfig, out: Path, log: Log) -> dict[str, Any]:
     if not train:
         raise FledgeError("no comparisons are left to train on", "give more comparisons or a smaller heldout share")
 
-    check_memory(shape, device, config.tokens_per_microbatch, config.length, copies=0, log=log)
+    check_memory(shape, config, log)
     model = load_model(config.model, device=device, head="scalar")
     check_finite(model, str(config.model))
     stream = RankedStream(

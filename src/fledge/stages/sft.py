@@ -78,7 +78,7 @@ def sft(config: SftConfig, out: Path, log: Log) -> dict[str, Any]:
         f"{steps:,} steps of {stream.tokens_per_step:,} tokens"
     )
 
-    check_memory(shape, device, config.tokens_per_microbatch, config.length, copies=0, log=log)
+    check_memory(shape, config, log)
     model = load_model(config.model, device=device)
     check_finite(model, str(config.model))
     session = Session(config, model, stream, steps, out, log, "sft")
