@@ -14,6 +14,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+import torch
 import yaml
 
 from fledge.cli import main
@@ -445,7 +446,12 @@ def test_an_impossible_demand_for_memory(fledge: Fledge, tiny: Path, demand: str
 
 
 @pytest.mark.parametrize(
-    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 7 bytes.")]
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 7 bytes."),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."),
+    ],
 )
 def test_memory_that_runs_out_all_the_same(
     fledge: Fledge, tiny: Path, monkeypatch: pytest.MonkeyPatch, error: Exception

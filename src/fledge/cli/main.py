@@ -4,7 +4,6 @@ Failures print one line and a remedy; `--debug`, anywhere, gives the traceback i
 """
 
 import os
-import re
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -24,7 +23,7 @@ from fledge.cli.objectives import objectives
 from fledge.cli.proof import reproduce, verify
 from fledge.cli.reading import embed, fill
 from fledge.cli.serve import keys_app, serve
-from fledge.core.errors import FledgeError, Stopped
+from fledge.core.errors import FledgeError, Stopped, is_out_of_memory
 from fledge.stages import STAGES
 
 console = Console(stderr=True, highlight=False)
@@ -33,7 +32,6 @@ TELEMETRY = {
     "DO_NOT_TRACK": "1", "DAFT_ANALYTICS_ENABLED": "0", "SCARF_NO_ANALYTICS": "true", "HF_HUB_DISABLE_TELEMETRY": "1",
 }  # fmt: skip
 INTERRUPTED = 130  # the exit code of what a Ctrl-C ended
-OUT_OF_MEMORY = re.compile("not enough memory|out of memory|(can't|cannot) allocate memory", re.IGNORECASE)
 
 ABOUT = """Raise a language model end to end: from raw text to an aligned assistant.
 
@@ -219,7 +217,7 @@ def unexpected(error: Exception, debug: bool) -> int:
         return 2
     if debug:
         raise error
-    if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error)):
+    if is_out_of_memory(error):
         reason, remedy = "out of memory", "use a smaller scale, model or tokens_per_microbatch"
     elif isinstance(error, OSError) and error.filename:
         reason, remedy = f"{error.filename}: {error.strerror}", "check the path and its permissions"

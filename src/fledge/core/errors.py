@@ -1,6 +1,9 @@
 """Failures that are the user's to mend: one clear line and a remedy, never a traceback (unless `--debug`)."""
 
+import re
+
 LONGEST = 1000  # characters of a message
+OUT_OF_MEMORY = re.compile("not enough memory|out of memory|(can't|cannot) allocate memory", re.IGNORECASE)
 
 
 class FledgeError(Exception):
@@ -35,3 +38,8 @@ class Stopped(FledgeError):
 
 class Unavailable(FledgeError):
     """Something outside the program is not there now and may come back, as a database: try again later."""
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory was lacking, as Python, torch on a CPU or a GPU, and the system say it."""
+    return isinstance(error, MemoryError) or bool(OUT_OF_MEMORY.search(str(error)))

@@ -1,6 +1,5 @@
 """Failures as OpenAI's clients expect them: `{"error": {"message", "type", "param", "code"}}` and the right status."""
 
-import re
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -8,9 +7,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from fledge.core.errors import FledgeError, Unavailable
+from fledge.core.errors import FledgeError, Unavailable, is_out_of_memory
 
-OUT_OF_MEMORY = re.compile("not enough memory|out of memory|(can't|cannot) allocate memory", re.IGNORECASE)
 TYPES = {
     401: "authentication_error",
     403: "permission_error",
@@ -59,7 +57,7 @@ def as_api_error(error: Exception) -> APIError:
     if isinstance(error, FledgeError):
         text = error.message + (f": {error.remedy}" if error.remedy else "")
         return APIError(503, text, retry_after=5) if isinstance(error, Unavailable) else APIError(400, text)
-    if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error)):
+    if is_out_of_memory(error):
         return APIError(503, "the server has no memory for this now", code="out_of_memory", retry_after=10)
     return APIError(500, f"the server failed: {type(error).__name__}")
 

@@ -187,18 +187,20 @@ def check_memory(shape: ModelConfig, config: TrainConfig, log: Log, *, copies: i
 
     def needed(checkpointing: bool) -> int:
         step = step_bytes(shape, tokens, config.length, dtype, device, checkpointing=checkpointing)
-        return int(4 * (models * numbers + copies) * shape.parameters()) + models * step
+        weights = (models * numbers + copies) * shape.parameters()
+        tables = (models + copies) * 2 * shape.context * shape.head_size  # of positions
+        return int(4 * (weights + tables)) + models * step
 
-    bytes_, free = needed(config.gradient_checkpointing), free_memory(device)
-    if bytes_ > free:
+    total, free = needed(config.gradient_checkpointing), free_memory(device)
+    if total > free:
         helps = not config.gradient_checkpointing and needed(True) <= free
         raise FledgeError(
             f"training {shape.parameters() / 1e6:,.1f} M parameters on micro-batches of {tokens:,} tokens would take "
-            f"about {bytes_ / 2**30:,.1f} GiB and {free / 2**30:,.1f} GiB are free",
+            f"about {total / 2**30:,.1f} GiB and {free / 2**30:,.1f} GiB are free",
             f"{'set gradient_checkpointing=true, or ' * helps}lower tokens_per_microbatch, length or the model's depth",
         )
-    log.say(f"[dim]about {bytes_ / 2**30:.1f} GiB of memory; {free / 2**30:.0f} GiB are free[/]")
-    return bytes_
+    log.say(f"[dim]about {total / 2**30:.1f} GiB of memory; {free / 2**30:.0f} GiB are free[/]")
+    return total
 
 
 @torch.no_grad()
