@@ -12,15 +12,14 @@ from itertools import pairwise, product, repeat
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
-from fledge.core.device import peak_memory, pick_dtype, reset_peak_memory, resident_peak
+from fledge.core.device import peak_memory, pick_dtype, reset_peak_memory
 from fledge.core.log import Log
 from fledge.model import attention
 from fledge.model.config import ModelConfig
 from fledge.model.heads import build
-from fledge.model.transformer import Stack
+from fledge.model.transformer import set_checkpointing
 from fledge.objectives.language import IGNORED, next_token
 from fledge.stages.preflight import check_memory
 from fledge.stages.session import TrainConfig
@@ -80,17 +79,14 @@ def train(
         batch["targets"] = torch.where(torch.rand(ids.shape) < 0.15, ids, IGNORED)
     if shape == "encoder_decoder":
         batch |= {"source_ids": ids, "source_documents": documents}
-    process = psutil.Process()
     reset_peak_memory()
-    before = process.memory_info().rss
+    before = peak_memory()
     model = build(axis)
-    for module in model.modules():
-        if isinstance(module, Stack):
-            module.checkpointing = checkpointing
+    set_checkpointing(model, checkpointing)
     optimizer = build_optimizer(model, config.optimizer)
     for _ in fit(model, repeat([batch]), next_token, optimizer, steps=3, dtype=pick_dtype(dtype, torch.device("cpu"))):
         pass
-    return resident_peak() - before, estimate
+    return peak_memory() - before, estimate
 
 
 def measured(call: str) -> Any:

@@ -16,6 +16,7 @@ from fledge.generate.sampling import Sampling
 from fledge.model.config import ModelConfig
 from fledge.model.heads import build
 from fledge.model.lstm import LstmConfig, LstmModel
+from gpu import gpu
 
 V, END, START = 5, 4, 3
 SOURCES = [[1, 2, 0, 1], [2], [0, 1, 2]]
@@ -79,6 +80,19 @@ def test_requests_are_alone_in_a_batch(shape: str) -> None:
         (alone,) = search([n])
         assert [e.ids for e in alone] == [e.ids for e in together[n]]
         assert [e.score for e in alone] == pytest.approx([e.score for e in together[n]], abs=1e-4)
+
+
+@pytest.mark.parametrize("shape", ["decoder", "encoder_decoder"])
+def test_a_gpu_finds_the_same(shape: str) -> None:
+    def search(model: Any) -> list[list[tuple[int, ...]]]:
+        prompts, sources = (SOURCES, None) if shape == "decoder" else ([[START]] * 3, SOURCES)
+        decoding, config = decoding_of(model, prompts, 8, sources), BeamConfig(beams=4)
+        lists = beam_search(decoding, 3, ends=[END], max_new_tokens=8, config=config)
+        return [[tuple(hypothesis.ids) for hypothesis in found] for found in lists]
+
+    expected = search(model_of(shape))
+    with gpu() as device:
+        assert search(model_of(shape).to(device)) == expected
 
 
 def test_draws_what_the_engine_draws() -> None:

@@ -1,5 +1,6 @@
 """The engine against transformers, against itself in other batches, and against the trainer's forward pass."""
 
+import copy
 import math
 from dataclasses import replace
 
@@ -13,6 +14,7 @@ from fledge.generate.request import Completion, Request
 from fledge.generate.sampling import Sampling
 from fledge.model.heads import LanguageModel
 from fledge.text.tokenizer import Tokenizer
+from gpu import gpu
 
 GREEDY = Sampling(temperature=0)
 
@@ -39,6 +41,20 @@ def many(count: int, vocabulary: int, **common: object) -> list[Request]:
 def alone(model: LanguageModel, tokenizer: Tokenizer) -> list[Completion]:
     requests = many(17, tokenizer.vocab_size, stop_ids=(5, 40, 41))
     return [Engine(model, tokenizer, max_batch=1).run([request])[0] for request in requests]
+
+
+@pytest.mark.parametrize("dtype", [None, torch.float32, torch.bfloat16], ids=str)
+def test_a_gpu_writes_the_same(model: LanguageModel, tokenizer: Tokenizer, dtype: torch.dtype | None) -> None:
+    requests = many(17, tokenizer.vocab_size)
+    expected = Engine(model, tokenizer, max_batch=5, dtype=dtype).run(requests)
+    with gpu() as device:
+        found = Engine(copy.deepcopy(model).to(device), tokenizer, max_batch=5, dtype=dtype).run(requests)
+    assert [len(completion.ids) for completion in found] == [len(completion.ids) for completion in expected]
+    if dtype == torch.bfloat16:  # a processor sums in another order, so a token may fall otherwise
+        return
+    for one, other in zip(found, expected, strict=True):
+        assert one.ids == other.ids
+        assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
 
 
 @pytest.mark.parametrize("max_batch", [1, 2, 7, 64])

@@ -1,5 +1,6 @@
 """The live engine: requests come and go at any step, and each gets what it gets alone, to the bit."""
 
+import copy
 import random
 from dataclasses import replace
 
@@ -17,6 +18,7 @@ from fledge.generate.request import Request, Update
 from fledge.generate.sampling import Sampling
 from fledge.model.heads import LanguageModel
 from fledge.text.tokenizer import Tokenizer
+from gpu import gpu
 
 from .conftest import tiny
 from .test_engine import GREEDY, many
@@ -68,6 +70,20 @@ def test_the_same_as_the_engine_gives(
     for completion, (ids, logprobs, text, end) in zip(alone, found):
         assert (ids, text, end) == (completion.ids, completion.text, completion.finish)
         assert logprobs == pytest.approx(completion.logprobs, abs=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [None, torch.float32, torch.bfloat16], ids=str)
+def test_a_gpu_writes_the_same(model: LanguageModel, tokenizer: Tokenizer, dtype: torch.dtype | None) -> None:
+    def served(model: LanguageModel) -> list[Outcome]:
+        engine = LiveEngine(model if dtype is None else packed(model, dtype), tokenizer, max_batch=5)
+        return finish(engine, crowd(tokenizer.vocab_size))
+
+    expected = served(model)
+    with gpu() as device:
+        found = served(copy.deepcopy(model).to(device))
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        assert one[0] == other[0] or dtype == torch.bfloat16  # there a token may fall otherwise
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])

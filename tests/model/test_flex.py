@@ -16,6 +16,7 @@ from torch.nn.attention import flex_attention as torchs
 from fledge.model import attention, flex
 from fledge.model.config import ModelConfig
 from fledge.model.heads import LanguageModel
+from fledge.model.transformer import set_checkpointing
 from fledge.model.visibility import Visibility
 
 CPU = torch.device("cpu")
@@ -69,14 +70,16 @@ def logits_and_gradients(model: Any, parameters: list[torch.nn.Parameter], batch
     return real.detach(), torch.autograd.grad(real.square().mean(), parameters)
 
 
-@pytest.mark.parametrize("axes", [{}, {"window": 50}, {"positions": "alibi"}, {"checkpointing": True}], ids=str)
-def test_a_compiled_model_is_one_graph_and_the_same(axes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpointing = bool(axes.get("checkpointing"))
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("axes", [{}, {"window": 50}, {"positions": "alibi"}], ids=str)
+def test_a_compiled_model_is_one_graph_and_the_same(
+    axes: dict[str, Any], checkpointing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shape: dict[str, Any] = {"vocab_size": 40, "width": 32, "layers": 2, "heads": 4, "kv_heads": 2, "head_size": 16}
-    shape |= {"hidden": 48, "context": T} | {key: value for key, value in axes.items() if key != "checkpointing"}
+    shape |= {"hidden": 48, "context": T} | axes
     torch.manual_seed(0)
     model = LanguageModel(ModelConfig(**shape))
-    model.backbone.checkpointing = checkpointing
+    set_checkpointing(model, checkpointing)
     parameters = list(model.parameters())
     asked: list[torch.device] = []
 

@@ -138,6 +138,13 @@ class Stack(nn.Module):
         return mask_of(visible, x, self.config.heads, self.config.head_size)
 
 
+def set_checkpointing(model: nn.Module, on: bool) -> None:
+    """Whether every stack of a model computes its blocks again in the backward pass (arXiv:1604.06174)."""
+    for module in model.modules():
+        if isinstance(module, Stack):
+            module.checkpointing = on
+
+
 class Transformer(Stack):
     """The decoder, or the only stack, with the embedding in front of it, and the encoder it reads from, if any."""
 

@@ -82,10 +82,14 @@ def projection(output: Projectable, places: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat([hidden, ones], 1), torch.cat([output.weight, output.bias[:, None]], 1)
 
 
+def logits_at_once(device: torch.device) -> int:
+    """How many logits are held at a time: what fits a CPU's cache, or fills a GPU without filling its memory."""
+    return 2**21 if device.type == "cpu" else 2**26
+
+
 def rows_per_chunk(vocabulary: int, device: torch.device) -> int:
-    """Positions projected at once: logits that fit a CPU's cache, or that fill a GPU without filling its memory."""
-    budget = 2**21 if device.type == "cpu" else 2**26
-    return max(16, budget // vocabulary)
+    """Positions projected at once."""
+    return max(16, logits_at_once(device) // vocabulary)
 
 
 def summed_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor, scale: Tensor | None) -> Tensor:

@@ -16,10 +16,10 @@ from fledge.core.log import Log
 from fledge.core.nouns import Message
 from fledge.data.packing import Example
 from fledge.model.config import ModelConfig
-from fledge.model.memory import step_bytes
 from fledge.stages.session import TrainConfig
 from fledge.text.template import render
 from fledge.text.tokenizer import Tokenizer, named
+from fledge.train.memory import step_bytes
 
 
 def check_tokenizer(tokenizer: Tokenizer) -> None:

@@ -23,7 +23,7 @@ from fledge.core.errors import FledgeError, Stopped
 from fledge.core.files import read_jsonl, write_jsonl
 from fledge.core.log import Log
 from fledge.core.stop import Stop, listen_for_stop
-from fledge.model.transformer import Stack
+from fledge.model.transformer import set_checkpointing
 from fledge.objectives import Loss
 from fledge.stages.best import Best
 from fledge.train.loop import Diverged, LossWatch, SpikeConfig, Step, fit
@@ -104,9 +104,7 @@ class Session:
         self.device = pick_device(config.device)
         self.dtype = pick_dtype(config.dtype, self.device)
         self.optimizer = build_optimizer(model, config.optimizer)
-        for module in model.modules():
-            if isinstance(module, Stack):
-                module.checkpointing = config.gradient_checkpointing
+        set_checkpointing(model, config.gradient_checkpointing)
         self.seconds = 0.0
         self.waited = 0.0
         self.tokens = 0

@@ -8,6 +8,7 @@ import torch
 
 from fledge.model.attention import DENSE_UP_TO, PLAIN_UP_TO
 from fledge.model.config import ModelConfig
+from fledge.objectives.language import logits_at_once
 
 BACKWARD = 2.5  # blocks' worth of what is kept: gradients of one block, and what its operators need meanwhile
 FIXED = 64 << 20  # bytes: room that libraries take for themselves
@@ -21,7 +22,7 @@ def step_bytes(
     block = kept_by_block(config, length, dtype, device)
     blocks = config.encoding_layers + config.layers * (1.5 if config.encoding_layers else 1)
     kept = (blocks * 4 * config.width + block) if checkpointing else blocks * block
-    logits = LOGITS * (2**21 if device.type == "cpu" else 2**26)
+    logits = LOGITS * logits_at_once(device)
     return int(tokens * (kept + BACKWARD * block) + mask_bytes(config, tokens, length, device)) + logits + FIXED
 
 
